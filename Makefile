@@ -1,0 +1,20 @@
+# `make demo` and `make test` set up all they need in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint
+demo: $(VENV)/installed
+	$(BIN)/python tools/demo.py demo
+
+test: $(VENV)/installed lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --only-binary=:all: -c constraints.txt -e '.[test]'
+	touch $@

@@ -1,0 +1,6 @@
+"""Backbones for dense prediction: torch, timm and mmengine; nothing of mmdet or mmsegmentation."""
+
+from .errors import UserError
+from .mambaout import MambaOut
+
+__all__ = ['MambaOut', 'UserError']

@@ -1,0 +1,217 @@
+"""MambaOut: gated CNN blocks, a Mamba block without its SSM (arXiv 2405.07992).
+
+Parameter names are timm's, so that timm's map from the authors' checkpoints is also ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.registry import MODELS
+from timm.layers import DropPath, LayerScale, trunc_normal_
+from timm.models.mambaout import checkpoint_filter_fn
+from torch import Tensor, nn
+
+from .base import LN_EPS, PyramidBackbone, Stage
+from .errors import UserError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Arch:
+    """One size of MambaOut.
+
+    Args:
+        depths: Blocks per stage.
+        dims: Channels per stage.
+        expansion_ratio: Hidden width over ``dim``; the hidden width is cut to an integer.
+        conv_ratio: Convolved channels over ``dim``; they are the last of the hidden ones.
+        kernel_size: Of the depthwise convolution.
+        act: ``'gelu'`` or ``'silu'``.
+        stem_norm: A LayerNorm between the stem's two convolutions.
+        norm_first: Downsample with the norm before the convolution instead of behind it.
+        layer_scale: Initial value of a learned scale per channel on each block's branch; none where ``None``.
+    """
+
+    depths: Sequence[int]
+    dims: Sequence[int]
+    expansion_ratio: float = 8 / 3
+    conv_ratio: float = 1.0
+    kernel_size: int = 7
+    act: str = 'gelu'
+    stem_norm: bool = True
+    norm_first: bool = False
+    layer_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.depths or len(self.depths) != len(self.dims):
+            raise UserError(f'arch: depths={self.depths} and dims={self.dims} must name the same stages')
+        if self.act not in ACTS:
+            raise UserError(f'arch: act={self.act!r} is not one of {", ".join(ACTS)}')
+        if self.kernel_size % 2 == 0:
+            raise UserError(f'arch: kernel_size={self.kernel_size} must be odd')
+        if not 0 < int(self.conv_ratio * min(self.dims)) <= int(self.expansion_ratio * min(self.dims)):
+            raise UserError(
+                f'arch: conv_ratio={self.conv_ratio} must be above 0 and at most expansion_ratio={self.expansion_ratio}'
+            )
+
+
+ACTS = dict(gelu=nn.GELU, silu=nn.SiLU)
+RW = dict(stem_norm=False, norm_first=True, layer_scale=1e-6)  # common to timm's own sizes
+ARCHS = dict(
+    # paper, Table 4 and section 4.1
+    femto=Arch((3, 3, 9, 3), (48, 96, 192, 288)),
+    kobe=Arch((3, 3, 15, 3), (48, 96, 192, 288)),
+    tiny=Arch((3, 3, 9, 3), (96, 192, 384, 576)),
+    small=Arch((3, 4, 27, 3), (96, 192, 384, 576)),
+    base=Arch((3, 4, 27, 3), (128, 256, 512, 768)),
+    # timm, models/mambaout.py
+    small_rw=Arch((3, 4, 27, 3), (96, 192, 384, 576), **RW),
+    base_short_rw=Arch((3, 3, 25, 3), (128, 256, 512, 768), expansion_ratio=3.0, conv_ratio=1.25, **RW),
+    base_tall_rw=Arch((3, 4, 30, 3), (128, 256, 512, 768), expansion_ratio=2.5, conv_ratio=1.25, **RW),
+    base_wide_rw=Arch((3, 4, 27, 3), (128, 256, 512, 768), expansion_ratio=3.0, conv_ratio=1.5, act='silu', **RW),
+    base_plus_rw=Arch((3, 4, 30, 3), (128, 256, 512, 768), expansion_ratio=3.0, conv_ratio=1.5, act='silu', **RW),
+)
+
+
+def get_arch(arch: str | Mapping) -> Arch:
+    """The architecture behind a config's ``arch``: a name of ``ARCHS``, or a dict of :class:`Arch`'s arguments.
+
+    Raises:
+        UserError: For an unknown name or key, with the nearest known one.
+    """
+    if isinstance(arch, str):
+        if arch not in ARCHS:
+            guess = did_you_mean(arch.removeprefix('mambaout_'), ARCHS)  # 'mambaout_tiny' is timm's name
+            raise UserError(f'MambaOut: unknown arch={arch!r}{guess}; known: {", ".join(ARCHS)}')
+        return ARCHS[arch]
+    known = [field.name for field in dataclasses.fields(Arch)]
+    for key in arch:
+        if key not in known:
+            raise UserError(
+                f'MambaOut: unknown key {key!r} in arch{did_you_mean(key, known)}; known: {", ".join(known)}'
+            )
+    for key in ('depths', 'dims'):
+        if key not in arch:
+            raise UserError(f'MambaOut: arch as a dict needs {key!r}, one number per stage')
+    return Arch(**arch)
+
+
+class NHWCConv(nn.Conv2d):
+    """A convolution from ``(B, H, W, C)`` to ``(B, H', W', C')``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class Stem(nn.Module):
+    """Two 3x3 convolutions of stride 2, ``(B, C, H, W)`` to ``(B, ceil(H / 4), ceil(W / 4), dim)``."""
+
+    def __init__(self, in_channels: int, dim: int, arch: Arch) -> None:
+        super().__init__()
+        self.conv1 = NHWCConv(in_channels, dim // 2, 3, stride=2, padding=1)
+        self.norm1 = nn.LayerNorm(dim // 2, eps=LN_EPS) if arch.stem_norm else nn.Identity()
+        self.act = ACTS[arch.act]()
+        self.conv2 = NHWCConv(dim // 2, dim, 3, stride=2, padding=1)
+        self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm1(self.conv1(x.permute(0, 2, 3, 1))))
+        return self.norm2(self.conv2(x))
+
+
+class Downsample(nn.Module):
+    """A 3x3 convolution of stride 2 and a LayerNorm, in the architecture's order; ``(B, H, W, C)`` throughout."""
+
+    def __init__(self, in_dim: int, dim: int, arch: Arch) -> None:
+        super().__init__()
+        self.norm_first = arch.norm_first
+        self.norm = nn.LayerNorm(in_dim if arch.norm_first else dim, eps=LN_EPS)
+        self.conv = NHWCConv(in_dim, dim, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.norm(x)) if self.norm_first else self.norm(self.conv(x))
+
+
+class GatedCNNBlock(nn.Module):
+    """``x + fc2(act(g) * [i, dwconv(c)])`` with ``g, i, c = fc1(norm(x))`` (paper, Algorithm 1).
+
+    Args:
+        dim: Channels ``C`` of the ``(B, H, W, C)`` input and output.
+        arch: Ratios, kernel size, activation and layer scale.
+        drop_path: Probability of leaving the branch out, per sample.
+    """
+
+    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0) -> None:
+        super().__init__()
+        hidden, convolved = int(arch.expansion_ratio * dim), int(arch.conv_ratio * dim)
+        self.split = (hidden, hidden - convolved, convolved)
+        self.norm = nn.LayerNorm(dim, eps=LN_EPS)
+        self.fc1 = nn.Linear(dim, hidden * 2)
+        self.act = ACTS[arch.act]()
+        self.conv = NHWCConv(convolved, convolved, arch.kernel_size, padding=arch.kernel_size // 2, groups=convolved)
+        self.fc2 = nn.Linear(hidden, dim)
+        self.ls = LayerScale(dim, arch.layer_scale) if arch.layer_scale is not None else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        g, i, c = self.fc1(self.norm(x)).split(self.split, dim=-1)
+        branch = self.fc2(self.act(g) * torch.cat((i, self.conv(c)), dim=-1))
+        return x + self.drop_path(self.ls(branch))
+
+
+@MODELS.register_module()
+class MambaOut(PyramidBackbone):
+    """MambaOut as a four-stage backbone; channels of the maps are the architecture's ``dims``.
+
+    The last stage is 6 times as wide as the first, not 8 times as in Swin or ConvNeXt: a neck's or head's
+    ``in_channels`` must say so.
+
+    Args:
+        arch: A size of ``ARCHS`` (``'femto'``, ``'kobe'``, ``'tiny'``, ``'small'``, ``'base'`` of the paper, and timm's
+            ``'..._rw'`` ones), or a dict of :class:`Arch`'s arguments.
+        in_channels: Channels of the images.
+        out_indices: See :class:`PyramidBackbone`, like the arguments below.
+        out_norm: A LayerNorm on each map.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
+        frozen_stages: How much is frozen.
+        with_cp: Trade compute for memory.
+        init_cfg: Where weights come from.
+
+    Raises:
+        UserError: For an unknown ``arch``, or arguments that do not fit it.
+
+    Example:
+        >>> backbone = MambaOut('tiny')
+        >>> [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 96))]
+        [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 576, 2, 3)]
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        in_channels: int = 3,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_norm: bool = True,
+        drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
+        arch = get_arch(arch)
+        rates = iter(torch.linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist())
+        stages = []
+        for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
+            downsample = Downsample(arch.dims[i - 1], dim, arch) if i else nn.Identity()
+            stages.append(Stage(downsample, [GatedCNNBlock(dim, arch, next(rates)) for _ in range(depth)]))
+        stem = Stem(in_channels, arch.dims[0], arch)
+        for module in (m for part in (stem, *stages) for m in part.modules()):
+            if isinstance(module, (nn.Conv2d, nn.Linear)):  # as the authors initialise
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
+
+    def rename(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The authors' names or timm's as ours, which are timm's."""
+        return checkpoint_filter_fn(state_dict, self)

@@ -1,0 +1,159 @@
+"""Published weights and our own checkpoints, read without running anything that a file brings along."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlparse
+
+import huggingface_hub
+import numpy as np
+import safetensors.torch
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from mmengine.logging import HistoryBuffer, print_log
+from torch import Tensor, nn
+
+from .errors import UserError
+
+HUB = 'hf-hub:'
+
+
+def _statistic(owner: type, name: str) -> Callable:
+    """The only attributes for which a checkpoint of mmengine needs ``getattr``: HistoryBuffer's own statistics."""
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
+    return getattr(owner, name)
+
+
+# What a checkpoint of mmengine's Runner holds besides tensors and plain Python: its loss curves.
+SAFE_TYPES = [
+    HistoryBuffer,
+    (_statistic, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
+    *(getattr(np.dtypes, f'{name}DType') for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')),
+    *((getattr(np._core.multiarray, name), f'numpy.{core}.multiarray.{name}')
+      for name in ('_reconstruct', 'scalar') for core in ('core', '_core')),
+]  # fmt: skip
+
+
+def read_checkpoint(path: str | Path, map_location: str | torch.device | Callable | None = 'cpu') -> dict:
+    """The content of a local ``.safetensors`` or ``.pth`` file; code in it is refused, never run.
+
+    Args:
+        path: The file.
+        map_location: As in :func:`torch.load`.
+
+    Returns:
+        What was saved: a state dict, or the dict of mmengine's Runner around one.
+
+    Raises:
+        UserError: If the file is missing, damaged, or holds other types than ``SAFE_TYPES`` lists.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f'checkpoint {path} does not exist')
+    try:
+        if path.suffix == '.safetensors':
+            return safetensors.torch.load_file(path)
+        with torch.serialization.safe_globals(SAFE_TYPES):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f'checkpoint {path} was refused: besides weights it holds something that could run code '
+            f'[{_first_words(error)}]; only tensors, plain Python and the loss curves of mmengine are read'
+        ) from error
+    except (RuntimeError, EOFError, OSError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged or cut off; copy or download it again '
+            f'[{_first_words(error)}]'
+        ) from error
+
+
+def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> None:
+    """Load a backbone's weights strictly, and say what was loaded and what was not.
+
+    Left out on purpose: the classifier (``head.*``) of the published weights, stages that the module was built
+    without, and, where the weights hold none, the output norms, which keep their initial values.
+
+    Args:
+        module: A backbone with a ``rename(state_dict)`` that maps published names to its own.
+        checkpoint: ``hf-hub:<repository>``, a URL, or a local ``.pth`` or ``.safetensors`` file.
+        prefix: Take only the keys below this one; ``'backbone.'`` is found by itself.
+
+    Raises:
+        UserError: If the weights cannot be had or read, or if any other key is missing, unexpected or of another shape.
+    """
+    state = read_checkpoint(_local_file(checkpoint))
+    for key in ('state_dict', 'model'):
+        state = state.get(key, state)
+    if not prefix and any(k.startswith('backbone.') for k in state):
+        prefix = 'backbone.'  # a detector or segmentor
+    if prefix:
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    state = module.rename(state)
+    own = module.state_dict()
+    new = [k for k in own if k.startswith('out_norms.') and k not in state]
+    unbuilt = tuple(f'stages.{i}.' for i in range(len(module.stages), 10))
+    dropped = [k for k in state if k.startswith(('head.', *unbuilt))]
+    fitting = {k: v for k, v in state.items() if k not in set(dropped)}
+    refuse_mismatch(checkpoint, {k: v for k, v in own.items() if k not in set(new)}, fitting)
+    module.load_state_dict(fitting, strict=False)
+    print_log(
+        f'{type(module).__name__}: {len(fitting)} of {len(own)} tensors loaded from {checkpoint}; '
+        f'initialised: {_families(new)}; not used: {_families(dropped)}',
+        logger='current',
+    )
+
+
+def refuse_mismatch(source: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    """Raise a :class:`UserError` that names the keys by which two state dicts differ, if they do."""
+    wrong = [
+        *(f'missing {k}' for k in expected if k not in found),
+        *(f'unexpected {k}' for k in found if k not in expected),
+        *(
+            f'{k} is {tuple(found[k].shape)} instead of {tuple(v.shape)}'
+            for k, v in expected.items()
+            if k in found and found[k].shape != v.shape
+        ),
+    ]
+    if wrong:
+        more = f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''
+        raise UserError(
+            f'the weights in {source} do not fit the model: {"; ".join(wrong[:4])}{more}. '
+            'Is this a checkpoint of another size, number of classes or architecture?'
+        )
+
+
+def _families(keys: list[str]) -> str:
+    return ', '.join(dict.fromkeys(k.split('.')[0] + '.*' for k in keys)) or 'nothing'
+
+
+def _local_file(checkpoint: str) -> Path:
+    """The local file behind ``checkpoint``, downloaded into the hub's or torch's cache if need be."""
+    try:
+        if checkpoint.startswith(HUB):
+            return Path(huggingface_hub.hf_hub_download(checkpoint.removeprefix(HUB), 'model.safetensors'))
+        if urlparse(checkpoint).scheme in ('http', 'https'):
+            cached = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(checkpoint).path).name)
+            if not cached.is_file():
+                cached.parent.mkdir(parents=True, exist_ok=True)
+                torch.hub.download_url_to_file(checkpoint, str(cached))
+            return cached
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        name = f'model.safetensors of {checkpoint.removeprefix(HUB)}' if checkpoint.startswith(HUB) else checkpoint
+        raise UserError(
+            f'cannot download the weights {checkpoint} [{type(error).__name__}]. Fetch {name} where there is a network '
+            'and pass it: --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file; '
+            'or train from scratch: --cfg-options model.backbone.init_cfg=None'
+        ) from error
+    return Path(checkpoint)
+
+
+def _first_words(error: Exception) -> str:
+    """What torch and safetensors say first; the rest of their messages is advice for other programs."""
+    refused = re.search(r'(?<=Unsupported global: GLOBAL )\S+', str(error))
+    return refused[0] if refused else f'{error}'.split('. ')[0].strip() or type(error).__name__

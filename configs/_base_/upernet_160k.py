@@ -1,0 +1,54 @@
+# The seat of every UperNet config here: mmseg's UperNet, its ADE20K data and its Swin-T 160k recipe, as the paper
+# (section 4.4) and its author (repository, issue #251) have it: AdamW, learning rate 1e-4 for all sizes, no layer-wise
+# decay, global batch 16, 160,000 iterations, 512x512 crops, fp16.
+# A backbone's config sets model.backbone and the heads' channel lists, nothing else.
+_base_ = [
+    'mmseg::_base_/models/upernet_swin.py',
+    'mmseg::_base_/datasets/ade20k.py',
+    'mmseg::_base_/schedules/schedule_160k.py',
+    'mmseg::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmseg_plugin'], allow_failed_imports=False)
+
+model = dict(
+    data_preprocessor=dict(size=(512, 512)),
+    decode_head=dict(num_classes=150),
+    auxiliary_head=dict(num_classes=150),
+    test_cfg=dict(mode='whole'),  # ours: unpublished; the mode of mmseg's Swin config
+)
+
+# 8 processes x 2 images; the paper's 4 x 4 is train_dataloader.batch_size=4 on 4 GPUs
+train_dataloader = dict(batch_size=2, dataset=dict(type='CheckedADE20KDataset'))
+val_dataloader = dict(dataset=dict(type='CheckedADE20KDataset'))
+test_dataloader = val_dataloader
+
+optim_wrapper = dict(
+    _delete_=True,
+    type='AmpOnCudaOptimWrapper',  # the paper's fp16, where there is a GPU
+    optimizer=dict(
+        type='AdamW',
+        lr=1e-4,
+        betas=(0.9, 0.999),
+        weight_decay=0.01,  # ours: unpublished; the value of mmseg's Swin config
+    ),
+    # ours: unpublished; Swin's config exempts the backbone's norms by the name 'norm', this the heads' batch norms too
+    paramwise_cfg=dict(norm_decay_mult=0.0),
+)
+param_scheduler = [
+    # ours: unpublished; warm-up and decay of mmseg's Swin config
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
+]
+auto_scale_lr = dict(enable=False, base_batch_size=16)
+
+default_hooks = dict(
+    checkpoint=dict(
+        type='CheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=2, save_best='mIoU', rule='greater'
+    ),
+)
+custom_hooks = [dict(type='StrictLoadHook')]
+visualizer = dict(
+    type='SegLocalVisualizer',
+    name='visualizer',
+    vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
+)

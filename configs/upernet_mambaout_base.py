@@ -1,0 +1,11 @@
+# 112 M, 1178 G; 49.6 mIoU single-scale, 51.0 multi-scale are the paper's
+_base_ = './upernet_mambaout_tiny.py'
+model = dict(
+    backbone=dict(
+        arch='base',
+        drop_path_rate=0.6,  # the author's (repository, issue #251)
+        init_cfg=dict(checkpoint='hf-hub:timm/mambaout_base.in1k'),
+    ),
+    decode_head=dict(in_channels=[128, 256, 512, 768]),
+    auxiliary_head=dict(in_channels=512),
+)

@@ -1,0 +1,54 @@
+"""MambaOut's additions to mmengine, common to detection and segmentation.
+
+Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it) changes these entries and no others:
+
+=========================================  ==========================================================
+``MODELS['MambaOut']``                     the backbone (:mod:`backbones.mambaout`)
+``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``  fp16 on CUDA, fp32 elsewhere (:mod:`mmengine_plugin.optim`)
+``HOOKS['StrictLoadHook']``                refuses checkpoints that do not fit (:mod:`mmengine_plugin.checkpoint`)
+``CheckpointLoader`` scheme ``''``         local checkpoints run no code (:mod:`mmengine_plugin.checkpoint`)
+``sys.modules['mmcv._ext']``               only without a compiled mmcv (:mod:`mmengine_plugin.mmcv_ext`)
+=========================================  ==========================================================
+"""
+
+from pathlib import Path
+
+import backbones
+
+_here = Path(__file__).resolve().parent
+if Path(backbones.__file__ or '').resolve().parent != _here.parent / 'backbones':
+    raise ImportError(
+        f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
+        'comes first on sys.path: rename that folder or start from another directory'
+    )
+
+from . import checkpoint, mmcv_ext, optim  # noqa: E402
+
+mmcv_ext.install()
+
+__all__ = ['checkpoint', 'config', 'mmcv_ext', 'optim']
+
+
+def config(name: str) -> str:
+    """The path of one of our configs, for inheritance from anywhere.
+
+    Args:
+        name: A config's file name without ``.py``, for example ``'mask_rcnn_mambaout_tiny'``.
+
+    Returns:
+        The absolute path, in a checkout as in an installed package.
+
+    Raises:
+        UserError: If there is no such config.
+
+    Example:
+        In a config of one's own, anywhere on disk::
+
+            _base_ = __import__('mmdet_plugin').config('mask_rcnn_mambaout_tiny')
+    """
+    folder = _here / 'configs' if (_here / 'configs').is_dir() else _here.parent / 'configs'
+    path = folder / f'{name}.py'
+    if not path.is_file():
+        known = [str(p.relative_to(folder).with_suffix('')) for p in folder.rglob('*.py')]
+        raise backbones.UserError(f'no config {name!r} in {folder}{backbones.errors.did_you_mean(name, known)}')
+    return str(path)

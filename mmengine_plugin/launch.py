@@ -1,0 +1,182 @@
+"""From a command line to a Runner: what ``tools/train.py`` and ``tools/test.py`` have in common."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import mmengine.registry
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, Registry
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from backbones.errors import UserError, did_you_mean
+
+REGISTRIES = [value for value in vars(mmengine.registry).values() if isinstance(value, Registry)]
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that training and testing share, named as OpenMMLab's tools name them."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and results go (default: work_dirs/<name of the config>)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override settings, for example train_dataloader.batch_size=4 or model.backbone.init_cfg=None',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    return parser
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a tool's ``main``; a :class:`UserError` is printed as one message and ends it with exit code 1."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f'error: {error}')
+    except KeyError as error:
+        unregistered = re.match(r"'(\S+) is not in the (\S+) registry", str(error))
+        if not unregistered:
+            raise
+        name, registry = unregistered.groups()
+        known = {key for r in REGISTRIES for scope in (r, *r.children.values()) for key in scope.module_dict}
+        sys.exit(
+            f'error: {name} is not registered in {registry}{did_you_mean(name, known)}. Name the module of a class of '
+            "your own in custom_imports; a config's custom_imports replaces that of its base, so list all imports there"
+        )
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config of a command line and merge its ``--cfg-options`` and ``--work-dir`` into it.
+
+    Raises:
+        UserError: If the file or a base of it is missing, if its model's backbone is ours and its plugin was not
+            imported, or if an option names a key that exists nowhere.
+    """
+    if not Path(args.config).is_file():
+        near = [str(p) for p in Path(args.config).parent.glob('*.py')]
+        raise UserError(f'config {args.config} does not exist{did_you_mean(args.config, near)}')
+    try:
+        cfg = Config.fromfile(args.config)
+    except FileNotFoundError as error:
+        raise UserError(f'config {args.config}: its base {error.filename or error} does not exist') from error
+    except ImportError as error:
+        raise UserError(f'config {args.config}: {error.__cause__ or error}') from error
+    if 'model' not in cfg or 'default_scope' not in cfg:
+        raise UserError(
+            f'config {args.config} has no model and default_scope: is it a base rather than a whole config?'
+        )
+    check_plugin(cfg)
+    for key in args.cfg_options:
+        check_option(cfg, key)
+    cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    return cfg
+
+
+def check_plugin(cfg: Config) -> None:
+    """Raise a :class:`UserError` if a backbone of ours stands in a config that does not import our plugin."""
+    backbone = cfg.model.get('backbone', {}).get('type')
+    plugin = f'{cfg.default_scope}_plugin'
+    ours = getattr(MODELS.get(backbone) if backbone in MODELS else None, '__module__', '').startswith('backbones.')
+    if ours and plugin not in sys.modules:
+        raise UserError(
+            f"{cfg.filename}: {backbone} is not registered: add custom_imports = dict(imports=['{plugin}'], "
+            "allow_failed_imports=False). A config's custom_imports replaces that of its base: list all imports there"
+        )
+
+
+def check_option(cfg: Config, option: str) -> None:
+    """Raise a :class:`UserError` if a part of a ``--cfg-options`` key exists nowhere.
+
+    A name exists if the config has it at any place, or if the class that takes the section has such an argument.
+    """
+    used = set(_keys(cfg._cfg_dict))
+    section: object = cfg._cfg_dict
+    for name in option.split('.'):
+        if isinstance(section, (list, tuple)):
+            if not name.isdigit() or int(name) >= len(section):
+                raise UserError(f'--cfg-options {option}: {name!r} must be an index below {len(section)}')
+            section = section[int(name)]
+            continue
+        here = {*section, *_arguments(section, cfg)} if isinstance(section, Mapping) else set()
+        if name not in here | used:
+            raise UserError(
+                f'--cfg-options {option}: {name!r} exists nowhere in {cfg.filename}{did_you_mean(name, here or used)}'
+            )
+        section = section.get(name) if isinstance(section, Mapping) else None
+
+
+def resume_from(cfg: Config, checkpoint: str) -> None:
+    """Make training go on from a checkpoint, ``'auto'`` being the newest in the work directory.
+
+    Raises:
+        UserError: If a checkpoint that was named is not there.
+    """
+    if checkpoint != 'auto' and not Path(checkpoint).is_file():
+        raise UserError(f'--resume {checkpoint}: there is no such file')
+    cfg.resume = True
+    cfg.load_from = None if checkpoint == 'auto' else checkpoint
+
+
+def warn_of_batch(runner: Runner) -> None:
+    """Say loudly that the global batch is not the one that the learning rate was chosen for."""
+    recipe = runner.cfg.get('auto_scale_lr', {})
+    images, steps = runner.cfg.train_dataloader.batch_size, runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+    batch = runner.world_size * images * steps
+    if not recipe.get('enable') and batch != recipe.get('base_batch_size', batch):
+        runner.logger.warning(
+            f'THE GLOBAL BATCH IS {batch} ({runner.world_size} processes x {images} images x {steps} accumulated), '
+            f"THE RECIPE'S IS {recipe.base_batch_size}: scores will differ from the recipe's. Match it by "
+            'train_dataloader.batch_size or optim_wrapper.accumulative_counts, or scale the learning rate by '
+            '--auto-scale-lr'
+        )
+
+
+def write_json(path: str | Path, content: object) -> None:
+    """Write a JSON file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'{path.name}.tmp')
+    temporary.write_text(json.dumps(content, indent=2) + '\n')
+    os.replace(temporary, path)
+
+
+def _keys(section: object) -> Iterator[str]:
+    if isinstance(section, Mapping):
+        for key, value in section.items():
+            yield key
+            yield from _keys(value)
+    elif isinstance(section, (list, tuple)):
+        for value in section:
+            yield from _keys(value)
+
+
+def _arguments(section: Mapping, cfg: Config) -> set[str]:
+    """The arguments of whatever is built from a section of the config; none where that is not known."""
+    if section is cfg._cfg_dict:
+        takers = [Runner]
+    elif 'dataset' in section:
+        takers = [DataLoader]
+    else:
+        name = section.get('type')
+        found = (r.get(f'{cfg.default_scope}.{name}') or r.get(name) for r in REGISTRIES) if name else ()
+        taker = next(filter(None, found), None)
+        # a function passes its **kwargs on to what it returns
+        takers = [taker, inspect.signature(taker).return_annotation] if inspect.isfunction(taker) else [taker]
+    classes = [c for t in takers for c in (inspect.getmro(t) if inspect.isclass(t) else [t]) if c not in (None, object)]
+    return {name for c in classes for name in inspect.signature(c).parameters}

@@ -1,0 +1,41 @@
+"""Installs the packages; configs and tools travel inside ``mmengine_plugin``, never as top-level packages."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name='mambaout-dense',
+    version='0.1.0',
+    description='MambaOut as a backbone for detection and segmentation with mmdet and mmsegmentation',
+    long_description=Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=[
+        'backbones',
+        'mmdet_plugin',
+        'mmengine_plugin',
+        'mmengine_plugin.configs',
+        'mmengine_plugin.tools',
+        'mmseg_plugin',
+    ],
+    package_dir={'mmengine_plugin.configs': 'configs', 'mmengine_plugin.tools': 'tools'},
+    package_data={'mmengine_plugin.configs': ['*/*.py'], 'mmengine_plugin.tools': ['*.sh']},
+    # Each range holds what was tried. constraints.txt holds the exact set that the tests ran with.
+    install_requires=[
+        'torch>=2.12',
+        'torchvision>=0.27',
+        'timm>=1.0.16',
+        'mmengine>=0.11.0rc3,<1',  # a pre-release by name: pip takes it only so, and 0.10 cannot resume on torch 2.6+
+        'mmcv-lite==2.1.0',  # mmdet and mmseg refuse 2.2; a compiled mmcv 2.1.0 has the same Python files
+        'mmdet==3.3.0',
+        'mmsegmentation==1.2.2',
+        'ftfy',  # mmseg imports these two and does not say so
+        'regex',
+        'huggingface_hub>=0.34',
+        'safetensors',
+        'tensorboard',
+    ],
+    extras_require={'test': ['pytest', 'ruff']},
+)

@@ -1,0 +1,385 @@
+"""Draws a mini COCO or a mini ADE20K, in the on-disk layout that mmdet or mmseg reads unmodified.
+
+    python tools/make_mini_dataset.py coco data/mini_coco
+    python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 240 --seed 0
+
+An object's class shows in its shape and texture, not in its colour, and what lies on top owns the pixel. Each picture
+has a random stream of its own, keyed by seed, split and number, so more images never change the earlier ones; the same
+seed gives the same bytes under the same numpy and OpenCV.
+"""
+
+import argparse
+import json
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import cv2
+import numpy as np
+
+COCO_CLASSES = {'stop sign': 13, 'sports ball': 37, 'kite': 38, 'banana': 52, 'pizza': 59, 'donut': 60}
+SUPERCATEGORIES = {13: 'outdoor', 37: 'sports', 38: 'sports', 52: 'food', 59: 'food', 60: 'food'}
+ADE_CLASSES = {1: 'wall', 2: 'building', 3: 'sky', 4: 'floor', 5: 'tree', 7: 'road', 9: 'windowpane', 10: 'grass'}
+ADE_CLASSES |= {17: 'mountain', 120: 'ball', 149: 'clock'}
+WALL, BUILDING, SKY, FLOOR, TREE, ROAD, WINDOWPANE, GRASS, MOUNTAIN, BALL, CLOCK = ADE_CLASSES
+OTHER = 0  # ADE20K's label of what belongs to none of its 150 classes; here, kites
+RADIUS = (8.0, 54.0)  # pixels, half the length of an object
+MIN_PIXELS, MIN_VISIBLE = 24, 0.5  # every object shows at least these pixels, and this part of its whole area
+VAL_IDS = 10**9  # added to COCO's ids in the validation split, so that no id occurs twice whatever the number of images
+VERSION = 1  # of the drawings: raise it with any change that alters a byte of the output
+
+Array = np.ndarray
+Colours = list[Array]  # RGB in 0..255
+
+
+def shape(name: str, u: Array, v: Array) -> tuple[Array, Array]:
+    """What a class looks like at (u, v), v downwards, in units of its radius.
+
+    Returns:
+        The distance from its outline, negative inside; a pattern, true where the second of its two colours shows.
+    """
+    r, a, b = np.hypot(u, v), abs(u), abs(v)
+    match name:
+        case 'stop sign':  # an octagon with a rim and a bar of lettering
+            distance = np.maximum(np.maximum(a, b), (a + b) / 2**0.5) - 0.95
+            return distance, (distance > -0.16) | ((b < 0.2) & (a < 0.6))
+        case 'sports ball' | 'ball':  # a disc with the seams of a basketball
+            return r - 1, np.minimum(np.minimum(a, b), abs(np.hypot(a - 1.2, v) - 0.75)) < 0.07
+        case 'kite':  # four chequered panels; the spars cross above the middle
+            v = v + 0.3
+            return 0.55 * (a / 0.68 + abs(v) / np.where(v < 0, 0.7, 1.3) - 1), u * v > 0
+        case 'banana':  # a crescent with two tips
+            return np.maximum(np.hypot(u - 0.45, v) - 1, 0.85 - np.hypot(u - 1.07, v)), b > 0.72
+        case 'pizza':  # a slice with its crust and three rounds of salami
+            r = np.hypot(u, v + 1)
+            rounds = [np.hypot(u - x, v - y) < 0.17 for x, y in ((0.24, 0.2), (-0.27, 0.32), (0, -0.25))]
+            return np.maximum(0.86 * a - 0.5 * (v + 1), r - 1.9), np.any([r > 1.62, *rounds], axis=0)
+        case 'donut':  # a ring with sprinkles; one looks through the hole
+            return abs(r - 0.68) - 0.32, np.sin(10 * u + 1) * np.sin(10 * v) > 0.45
+        case 'clock':  # a face with a rim and two hands
+            hands = ((a < 0.09) & (abs(v + 0.28) < 0.38)) | ((b < 0.09) & (abs(u - 0.25) < 0.25))
+            return r - 1, (r > 0.82) | hands
+        case 'windowpane':  # a frame of 2 x 3 panes
+            distance = np.maximum(a - 0.72, b - 1)
+            return distance, (distance > -0.12) | (a < 0.06) | (abs(b - 0.33) < 0.06)
+        case 'tree':  # a lobed crown of dark and light leaves on a trunk
+            crown = np.hypot(u, v + 0.25) - 0.7 - 0.06 * np.sin(9 * np.arctan2(v + 0.25, u))
+            trunk = np.maximum(a - 0.1, abs(v - 0.6) - 0.4)
+            return np.minimum(crown, trunk), np.sin(13 * u + 4 * v) * np.sin(13 * v - 4 * u) > 0.1
+    raise ValueError(name)
+
+
+def noise(rng: np.random.Generator, x: Array, across: int, down: int) -> Array:
+    """Smooth noise in 0..1, shaped like x, with one random value every `across` columns and `down` rows."""
+    h, w = x.shape
+    grid = rng.random((h // down + 2, w // across + 2), dtype=np.float32)
+    return np.clip(cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC), 0, 1)
+
+
+SURFACES = {  # two typical colours, and the second one's share, 0..1, from pixel coordinates
+    WALL: ((212, 198, 174), (182, 164, 138), lambda rng, x, y: x % 14 < 4),  # striped paper
+    BUILDING: ((178, 128, 104), (72, 76, 96), lambda rng, x, y: (x % 13 < 7) & (y % 17 < 10)),  # rows of windows
+    SKY: ((116, 168, 226), (240, 244, 248), lambda rng, x, y: noise(rng, x, 48, 20) ** 2),  # clouds
+    FLOOR: ((168, 120, 76), (104, 68, 40), lambda rng, x, y: (y % 11 < 2) | ((x + 23 * (y // 11)) % 40 < 2)),  # planks
+    ROAD: ((76, 76, 82), (136, 136, 138), lambda rng, x, y: 0.6 * noise(rng, x, 2, 2) + 0.4 * noise(rng, x, 30, 30)),
+    GRASS: ((76, 132, 44), (152, 192, 88), lambda rng, x, y: noise(rng, x, 2, 9)),  # blades
+    MOUNTAIN: ((134, 122, 124), (78, 68, 82), lambda rng, x, y: noise(rng, x, 22, 7)),  # strata
+}
+THINGS = {  # typical colours, of the ADE20K things that have them
+    TREE: ((44, 88, 40), (104, 148, 64)),
+    WINDOWPANE: ((96, 132, 168), (236, 236, 228)),
+    CLOCK: ((236, 232, 220), (44, 40, 40)),
+}
+
+
+class Cutout(NamedTuple):
+    """Something to lay on the picture: its window there and, of the window's size, opacity, pattern and shading."""
+
+    window: tuple[slice, slice]
+    alpha: Array
+    pattern: Array
+    shade: Array
+    area: int  # pixels, those beyond the picture's border included
+
+
+class Scene:
+    """A picture being painted: `image` (h, w, 3), RGB in 0..255, and `owner` (h, w), to whom each pixel belongs."""
+
+    def __init__(self, rng: np.random.Generator):
+        w, h = int(rng.integers(200, 257)), int(rng.integers(150, 193))
+        self.rng, (self.w, self.h) = rng, (h, w) if rng.random() < 0.2 else (w, h)
+        self.y, self.x = np.mgrid[: self.h, : self.w].astype(np.float32)
+        self.image = np.zeros((self.h, self.w, 3), np.float32)
+        self.owner = np.zeros((self.h, self.w), np.int32)
+        self.palette: dict[int, Colours] = {}  # the colours last used for each owner
+
+    def colour(self, avoid: Colours) -> Array:
+        """A random colour, far from those to avoid: by 110 in RGB, or by as much as they leave."""
+        gap = 110.0
+        while True:
+            colour = self.rng.uniform(15, 240, 3).astype(np.float32)
+            if all(np.linalg.norm(colour - other) >= gap for other in avoid):
+                return colour
+            gap *= 0.98
+
+    def surface(self, index: int, top: Array | float = -1.0) -> Cutout:
+        """An ADE20K surface from row `top`, which may differ from column to column, down to the lower border."""
+        alpha = np.clip(self.y - top + 0.5, 0, 1)
+        pattern = SURFACES[index][2](self.rng, self.x, self.y)
+        return Cutout(np.s_[:, :], alpha, pattern, np.ones_like(alpha), alpha.size)
+
+    def thing(self, name: str, x: float, y: float, radius: float, upright: bool = False) -> Cutout:
+        """An object centred inside the picture, at a random angle unless it has to stand upright."""
+        x, y, reach = int(x), int(y), int(1.5 * radius) + 2
+        down, right = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) / radius
+        angle, stretch = 0 if upright else self.rng.uniform(0, 2 * np.pi), self.rng.uniform(0.88, 1)
+        u, v = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
+        distance, pattern = shape(name, u / stretch, v)
+        alpha = np.clip(0.5 - distance * radius, 0, 1)
+        shade = 1 - 0.15 * (right + down)  # light from the upper left
+        part = np.s_[max(0, reach - y) : reach - y + self.h, max(0, reach - x) : reach - x + self.w]
+        window = np.s_[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
+        return Cutout(window, alpha[part], pattern[part], shade[part], int((alpha >= 0.5).sum()))
+
+    def lay(self, owner: int, cutout: Cutout, colours: Colours | None = None) -> None:
+        """Lays a cutout on top; it owns what it covers by half.
+
+        Without `colours` it gets two that are unlike each other and unlike all that it covers.
+        """
+        window, alpha, pattern, shade, _ = cutout
+        if colours is None:
+            avoid = [c for covered in np.unique(self.owner[window][alpha > 0]) for c in self.palette[int(covered)]]
+            first = self.colour(avoid)
+            colours = [first, self.colour([*avoid, first])]
+        paint = (colours[0] + pattern[..., None] * (colours[1] - colours[0])) * shade[..., None]
+        self.image[window] += alpha[..., None] * (paint - self.image[window])
+        self.owner[window][alpha >= 0.5] = owner
+        self.palette[owner] = colours
+
+    def photograph(self) -> Array:
+        """The finished picture, (h, w, 3) uint8: uneven light, a soft lens, a noisy sensor."""
+        angle = self.rng.uniform(0, 2 * np.pi)
+        light = 1 + 0.2 * (np.cos(angle) * (self.x / self.w - 0.5) + np.sin(angle) * (self.y / self.h - 0.5))
+        image = cv2.GaussianBlur(self.image * light[..., None], (0, 0), self.rng.uniform(0.3, 0.7))
+        image += self.rng.uniform(2, 6) * self.rng.standard_normal(image.shape, dtype=np.float32)
+        return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def draw_objects(rng: np.random.Generator, number: int) -> tuple[Array, list[tuple[str, Array, bool]]]:
+    """A picture for detection; every 20th has no objects, and every 10th a crowd.
+
+    An object is not put where it, or one below it, would show too little: whatever shows is annotated.
+
+    Returns:
+        The picture; class name, visible mask (h, w) and whether it is a crowd, for each object.
+    """
+    scene = Scene(rng)
+    base = scene.colour([])
+    base += 0.4 * (base.mean() - base)  # backgrounds are duller than objects
+    other = base + rng.uniform(-45, 45, 3).astype(np.float32)
+    scene.lay(0, scene.surface(int(rng.choice(list(SURFACES)))), [base, other])
+    names: list[str] = []  # object i owns the pixels i + 1
+    areas: list[int] = []  # were nothing in front of it
+    if crowd := number % 10 == 3:
+        names.append(str(rng.choice(list(COCO_CLASSES))))
+        x, y = rng.uniform(0.3, 0.7, 2) * (scene.w, scene.h)
+        for dx, dy in rng.uniform(-1, 1, (int(rng.integers(9, 15)), 2)) * (38, 26):
+            scene.lay(1, scene.thing(names[0], x + dx, y + dy, rng.uniform(6, 10)))
+        areas.append(int((scene.owner == 1).sum()))
+    wanted = crowd + (0 if number % 20 == 5 else int(rng.integers(1, 7)))
+    for _ in range(4 * wanted):
+        if len(names) == wanted:
+            break
+        name, (x, y) = str(rng.choice(list(COCO_CLASSES))), rng.uniform(0, 1, 2) * (scene.w, scene.h)
+        thing = scene.thing(name, x, y, np.exp(rng.uniform(*np.log(RADIUS))))
+        owner = scene.owner.copy()
+        owner[thing.window][thing.alpha >= 0.5] = len(names) + 1
+        visible = np.bincount(owner.ravel(), minlength=len(names) + 2)[1:]
+        if (visible >= np.maximum(MIN_PIXELS, MIN_VISIBLE * np.array([*areas, thing.area]))).all():
+            scene.lay(len(names) + 1, thing)
+            names.append(name)
+            areas.append(thing.area)
+    objects = [(name, scene.owner == i, crowd and i == 1) for i, name in enumerate(names, 1)]
+    return scene.photograph(), objects
+
+
+def draw_surfaces(rng: np.random.Generator) -> tuple[Array, Array, str]:
+    """A picture for segmentation: a room or an open place, with a few things in it.
+
+    Returns:
+        The picture; the ADE20K index of every pixel, (h, w) uint8; ADE20K's name for such a scene.
+    """
+    scene = Scene(rng)
+    horizon = scene.h * rng.uniform(0.45, 0.65) + rng.uniform(-0.08, 0.08) * (scene.x - scene.w / 2)
+    level = float(horizon.mean())
+
+    def vary(first: tuple, second: tuple) -> Colours:
+        return list(np.float32([first, second]) + rng.uniform(-24, 24, 3).astype(np.float32))
+
+    def cover(index: int, top: Array | float = -1.0) -> None:
+        scene.lay(index, scene.surface(index, top), vary(*SURFACES[index][:2]))
+
+    def put(index: int, rows: tuple[float, float], radii: tuple[float, float], upright: bool) -> None:
+        name, x, y = ADE_CLASSES.get(index, 'kite'), rng.uniform(0, scene.w), rng.uniform(*rows)
+        thing = scene.thing(name, x, y, rng.uniform(*radii), upright)
+        scene.lay(index, thing, vary(*THINGS[index]) if index in THINGS else None)
+
+    if rng.random() < 0.5:
+        kind = 'living_room'
+        cover(WALL)
+        for _ in range(rng.integers(1, 3)):
+            put(WINDOWPANE, (0.3 * level, 0.6 * level), (18, 32), upright=True)
+        cover(FLOOR, horizon)
+    else:
+        kind = ['street', 'mountain'][rng.integers(2)]
+        cover(SKY)
+        if kind == 'street':
+            skyline = rng.uniform(10, 60, 16)[(scene.x // rng.integers(24, 48)).astype(int)]
+            cover(BUILDING, horizon - skyline)
+        else:
+            cover(MOUNTAIN, horizon - 55 * noise(rng, scene.x, 32, 2 * scene.h)[:1])
+        far, near = rng.permutation([GRASS, ROAD]).tolist()
+        cover(far, horizon)
+        if rng.random() < 0.4:
+            cover(near, horizon + rng.uniform(0.3, 0.6) * (scene.h - level))
+        for _ in range(rng.integers(0, 3)):
+            put(TREE, (level - 20, level), (20, 38), upright=True)
+    for _ in range(rng.integers(1, 5)):
+        index = [BALL, CLOCK, OTHER][rng.integers(3)]
+        put(index, (0, level) if index == CLOCK else (level, scene.h), (12, 28), upright=index == CLOCK)
+    return scene.photograph(), scene.owner.astype(np.uint8), kind
+
+
+def polygons(mask: Array, left: int = 0) -> list[list[float]]:
+    """Outlines of a mask as COCO polygons, which have no holes: a mask with a hole is cut in two there.
+
+    They run a quarter of a pixel inside the mask's edge. A polygon is filled by the centres of pixels, another quarter
+    away, so points that bend the line by less than that are dropped.
+    """
+    doubled = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for contour, (*_, parent) in zip(contours, [] if tree is None else tree[0], strict=True):
+        if parent >= 0:
+            cut = int(contour[:, 0, 0].min() + contour[:, 0, 0].max()) // 4
+            return polygons(mask[:, :cut], left) + polygons(mask[:, cut:], left + cut)
+    outlines = [cv2.approxPolyDP(contour, 0.5, True)[:, 0] for contour in contours]
+    return [((outline + 0.5) / 2 + (left, 0)).ravel().tolist() for outline in outlines]
+
+
+def run_lengths(mask: Array) -> dict:
+    """A mask as COCO's uncompressed RLE: the lengths of its runs of zeros, ones, zeros, ... down the columns."""
+    changes = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
+    return dict(counts=np.diff(changes, prepend=0, append=mask.size).tolist(), size=list(mask.shape))
+
+
+def save(path: Path, image: Array, *options: int) -> None:
+    """Writes an RGB or a one-channel uint8 picture; the suffix says how."""
+    path.write_bytes(cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)[1].tobytes())
+
+
+def write_coco(root: Path, splits: dict[str, int], seed: int) -> str:
+    """Writes {train,val}2017/ and annotations/instances_{train,val}2017.json."""
+    total: Counter[str] = Counter()
+    (root / 'annotations').mkdir()
+    for split, (name, count) in enumerate(splits.items()):
+        (root / f'{name}2017').mkdir()
+        images, annotations = [], []
+        for number in range(1, count + 1):
+            picture, objects = draw_objects(np.random.default_rng([seed, split, number]), number)
+            image_id = number + split * VAL_IDS
+            file_name = f'{image_id:012d}.jpg'
+            save(root / f'{name}2017' / file_name, picture, cv2.IMWRITE_JPEG_QUALITY, 90)
+            h, w = picture.shape[:2]
+            images.append(dict(license=1, file_name=file_name, height=h, width=w, id=image_id))
+            total['images without objects'] += not objects
+            for class_name, mask, crowd in objects:
+                total['crowds' if crowd else class_name] += 1
+                category, number_so_far = COCO_CLASSES[class_name], len(annotations) + 1
+                mark = dict(id=number_so_far + split * VAL_IDS, image_id=image_id, category_id=category)
+                mark |= dict(iscrowd=int(crowd), segmentation=run_lengths(mask) if crowd else polygons(mask))
+                mark |= dict(area=float(mask.sum()), bbox=[float(n) for n in cv2.boundingRect(mask.astype(np.uint8))])
+                annotations.append(mark)
+        content = dict(
+            info=dict(description=f'Mini COCO, drawn by {Path(__file__).name} with seed {seed}', version=str(VERSION)),
+            licenses=[dict(id=1, name='Drawn by a program', url='')],
+            images=images,
+            annotations=annotations,
+            categories=[dict(supercategory=SUPERCATEGORIES[i], id=i, name=name) for name, i in COCO_CLASSES.items()],
+        )
+        (root / 'annotations' / f'instances_{name}2017.json').write_text(json.dumps(content))
+    return 'objects: ' + ', '.join(f'{key} {total[key]}' for key in [*COCO_CLASSES, 'crowds', 'images without objects'])
+
+
+def write_ade20k(root: Path, splits: dict[str, int], seed: int) -> str:
+    """Writes images/, annotations/, objectInfo150.txt (its rows: the classes drawn) and sceneCategories.txt."""
+    pixels: Counter[int] = Counter()
+    found: dict[str, Counter[int]] = {name: Counter() for name in splits}
+    scenes = []
+    for split, (name, count) in enumerate(splits.items()):
+        folder = {'train': 'training', 'val': 'validation'}[name]
+        (root / 'images' / folder).mkdir(parents=True)
+        (root / 'annotations' / folder).mkdir(parents=True)
+        for number in range(1, count + 1):
+            picture, labels, kind = draw_surfaces(np.random.default_rng([seed, split, number]))
+            stem = f'ADE_{name}_{number:08d}'
+            save(root / 'images' / folder / f'{stem}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90)
+            save(root / 'annotations' / folder / f'{stem}.png', labels)
+            scenes.append(f'{stem} {kind}\n')
+            sizes = np.bincount(labels.ravel())
+            pixels.update({i: int(sizes[i]) for i in np.flatnonzero(sizes)})
+            found[name].update(np.flatnonzero(sizes))
+    rows = ['Idx\tRatio\tTrain\tVal\tName\n']
+    for i, name in ADE_CLASSES.items():
+        rows.append(f'{i}\t{pixels[i] / pixels.total():.4f}\t{found["train"][i]}\t{found["val"][i]}\t{name}\n')
+    (root / 'objectInfo150.txt').write_text(''.join(rows))
+    (root / 'sceneCategories.txt').write_text(''.join(scenes))
+    both = found['train'] + found['val']
+    return 'images with: ' + ', '.join(f'{name} {both[i]}' for i, name in [*ADE_CLASSES.items(), (OTHER, 'other')])
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers whatever is wrong with one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f'{self.prog}: {message}\n')
+
+
+def main() -> None:
+    """Draws the data set in a folder beside OUT, which gets its name when it is whole."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('kind', choices=['coco', 'ade20k'])
+    parser.add_argument('out', type=Path, help='a folder that is empty or does not exist')
+    parser.add_argument('--images', type=int, default=240, help='for training (default: 240); a quarter comes on top')
+    parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
+    args = parser.parse_args()
+    if args.images < 1:
+        parser.error(f'--images must be 1 or more, not {args.images}')
+    if args.seed < 0:
+        parser.error(f'--seed must be 0 or more, not {args.seed}')
+    splits = {'train': args.images, 'val': max(2, args.images // 4)}
+    identity = json.dumps(dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSION))
+    out = args.out.resolve()
+    part = out.with_name(f'.{out.name}.{os.getpid()}.part')
+    try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            record = out / 'mini.json'
+            if record.is_file() and record.read_bytes() == identity.encode():
+                print(f'{out} already holds this data set')
+                return
+            parser.error(f'{out} holds something else: name another folder, or remove this one first')
+        part.mkdir(parents=True)
+        statistics = (write_coco if args.kind == 'coco' else write_ade20k)(part, splits, args.seed)
+        (part / 'mini.json').write_text(identity)
+        part.replace(out)
+    except OSError as error:
+        parser.error(f'cannot write {out}: {error.strerror}')
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    print(f'{splits["train"]} training and {splits["val"]} validation images ({args.kind}, seed {args.seed}) in {out}')
+    print(statistics)
+
+
+if __name__ == '__main__':
+    main()

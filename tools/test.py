@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Score a checkpoint: box and mask AP for a detector, mIoU for a segmentor."""
+
+from mmengine.runner import Runner
+
+from backbones.errors import UserError
+from mmengine_plugin import launch
+from mmengine_plugin.pictures import PicturesHook
+
+
+def main() -> None:
+    parser = launch.parser(__doc__)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='write the predictions to this .pkl file')
+    parser.add_argument('--json', help='write the scores to this file')
+    parser.add_argument('--show', action='store_true', help='show each prediction in a window')
+    parser.add_argument('--show-dir', help='draw each prediction beside its ground truth into this folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    args = parser.parse_args()
+    cfg = launch.load_config(args)
+    cfg.load_from = args.checkpoint
+    if args.tta:
+        if 'tta_model' not in cfg:
+            raise UserError(
+                f'--tta: {cfg.filename} has no tta_model and tta_pipeline; mmdet merges boxes but no masks under TTA'
+            )
+        cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
+        cfg.model = dict(cfg.tta_model, module=cfg.model)
+    if args.out:
+        if not args.out.endswith(('.pkl', '.pickle')):
+            raise UserError(f'--out {args.out}: the predictions are written as .pkl')
+        dump = dict(type='DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults', out_file_path=args.out)
+        cfg.test_evaluator = [cfg.test_evaluator, dump]
+    runner = Runner.from_cfg(cfg)
+    if args.show or args.show_dir:
+        runner.register_hook(PicturesHook(args.show_dir, args.show, args.wait_time))
+    scores = runner.test()
+    for name, value in scores.items():
+        print(f'{name:24} {value:8.4f}' if isinstance(value, float) else f'{name:24} {value}')
+    if args.json:
+        launch.write_json(args.json, scores)
+
+
+if __name__ == '__main__':
+    launch.run(main)

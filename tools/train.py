@@ -1,0 +1,48 @@
+#!/usr/bin/env python
+"""Train a detector or segmentor from its config."""
+
+from mmengine.config import Config
+from mmengine.runner import Runner, find_latest_checkpoint
+from torch import cuda
+
+from backbones.errors import UserError
+from mmengine_plugin import launch
+
+
+def main() -> None:
+    parser = launch.parser(__doc__)
+    parser.add_argument('--amp', action='store_true', help='mixed precision; the configs of the paper have it on GPUs')
+    parser.add_argument('--no-amp', action='store_true', help='fp32')
+    parser.add_argument('--resume', nargs='?', const='auto', help='go on from a checkpoint, or from the newest one')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the global batch')
+    args = parser.parse_args()
+    cfg = launch.load_config(args)
+    if args.amp and args.no_amp:
+        raise UserError('--amp and --no-amp exclude each other')
+    if args.amp or args.no_amp:
+        set_precision(cfg, amp=args.amp)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(f'--auto-scale-lr: {cfg.filename} has no auto_scale_lr.base_batch_size')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        launch.resume_from(cfg, args.resume)
+    if cfg.load_from or (cfg.resume and find_latest_checkpoint(cfg.work_dir)):
+        cfg.model.backbone.init_cfg = None  # a checkpoint overwrites these weights: do not fetch them
+    runner = Runner.from_cfg(cfg)
+    launch.warn_of_batch(runner)
+    runner.train()
+
+
+def set_precision(cfg: Config, amp: bool) -> None:
+    """Replace the optimizer wrapper's type, whatever the config has."""
+    if amp and not cuda.is_available():
+        raise UserError('--amp: no GPU is visible, and fp16 training needs one; without it, training runs in fp32')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper' if amp else 'OptimWrapper'
+    if not amp:
+        for key in ('loss_scale', 'dtype'):
+            cfg.optim_wrapper.pop(key, None)
+
+
+if __name__ == '__main__':
+    launch.run(main)
