@@ -72,6 +72,10 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(args.config)
     except FileNotFoundError as error:
         raise UserError(f'config {args.config}: its base {error.filename or error} does not exist') from error
+    except TypeError as error:
+        if 'cannot inherit from base' not in str(error):
+            raise
+        raise UserError(f'config {args.config}: {error}') from error
     except ImportError as error:
         raise UserError(f'config {args.config}: {error.__cause__ or error}') from error
     if 'model' not in cfg or 'default_scope' not in cfg:

@@ -1,8 +1,44 @@
-"""What tests of several folders need."""
+"""What tests of several folders need: the programs as real processes, and mini data on disk."""
 
+import os
 import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_tool(tool: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """Run a program of ``tools/`` as a user does; its output is one string, errors included."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | dict(HF_HUB_OFFLINE='1'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope='session')
+def tool() -> Callable[..., subprocess.CompletedProcess]:
+    """:func:`run_tool`."""
+    return run_tool
+
+
+@pytest.fixture(scope='session')
+def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 8 training images each in ``data/mini/coco`` and ``data/mini/ade20k``, where the configs look."""
+    root = tmp_path_factory.mktemp('mini')
+    for kind in ('coco', 'ade20k'):
+        made = run_tool('make_mini_dataset.py', kind, root / 'data' / 'mini' / kind, '--images', 8)
+        assert made.returncode == 0, made.stdout
+    return root
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ def main() -> None:
     runner = Runner.from_cfg(cfg)
     if args.show or args.show_dir:
         runner.register_hook(PicturesHook(args.show_dir, args.show, args.wait_time))
-    scores = runner.test()
-    for name, value in scores.items():
-        print(f'{name:24} {value:8.4f}' if isinstance(value, float) else f'{name:24} {value}')
+    scores = {name: float(value) for name, value in runner.test().items()}
+    for name, score in scores.items():
+        print(f'{name:24} {score:8.4f}')
     if args.json:
         launch.write_json(args.json, scores)
 

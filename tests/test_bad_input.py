@@ -1,0 +1,152 @@
+"""What a user can get wrong: each is answered by one message that names the culprit and the cure, and exit code 1."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+
+DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
+SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
+
+
+def refuses(done, *words: str) -> None:
+    """The program ended with one short message that holds the words."""
+    assert done.returncode == 1, done.stdout[-3000:]
+    assert 'Traceback' not in done.stdout
+    message = done.stdout[done.stdout.rindex('error: ') :]
+    assert len(message) < 700 and message.count('\n') == 1, message
+    for word in words:
+        assert word in message, message
+
+
+def child(tmp_path, text: str, base=DETECTION):
+    """A config of a user's own, outside the repository."""
+    path = tmp_path / 'mine.py'
+    path.write_text(f'_base_ = {str(base)!r}\n{text}\n')
+    return path
+
+
+def test_a_config_that_is_not_there(tool):
+    refuses(tool('train.py', 'configs/mask_rcnn_mambaout_tinny.py'), 'does not exist', 'mask_rcnn_mambaout_tiny.py')
+
+
+def test_a_base_that_is_not_there(tool, tmp_path):
+    path = child(tmp_path, '', base='no_such_base.py')
+    refuses(tool('train.py', path), str(path), 'no_such_base.py')
+
+
+@pytest.mark.parametrize(('config', 'what'), [(DETECTION, 'annotation file'), (SEGMENTATION, 'img_path')])
+def test_a_data_folder_that_is_not_there(tool, tmp_path, config, what):
+    done = tool('train.py', config, '--work-dir', tmp_path / 'w', cwd=tmp_path)
+    refuses(done, what, 'data/mini', 'is not there', str(tmp_path), 'data_root')
+
+
+def test_class_names_that_match_nothing(tool, tmp_path, mini_data):
+    classes = "metainfo=dict(classes=('stopsign', 'sports ball', 'kite', 'banana', 'pizza', 'donut'))"
+    path = child(tmp_path, f'train_dataloader = dict(dataset=dict({classes}))')
+    done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
+    refuses(done, 'instances_train2017.json', "'stopsign' (did you mean 'stop sign'?)", 'metainfo')
+
+
+def test_classes_in_another_order_than_the_file(tool, tmp_path, mini_data):
+    classes = "metainfo=dict(classes=('donut', 'stop sign', 'sports ball', 'kite', 'banana', 'pizza'))"
+    path = child(tmp_path, f'train_dataloader = dict(dataset=dict({classes}))')
+    done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
+    refuses(done, 'another order', "classes=('stop sign', 'sports ball', 'kite', 'banana', 'pizza', 'donut')")
+
+
+def test_a_data_set_without_any_object(tool, tmp_path, mini_data):
+    shutil.copytree(mini_data / 'data', tmp_path / 'data')
+    file = tmp_path / 'data/mini/coco/annotations/instances_train2017.json'
+    file.write_text(json.dumps(json.loads(file.read_text()) | dict(annotations=[])))
+    done = tool('train.py', DETECTION, '--work-dir', tmp_path / 'w', cwd=tmp_path)
+    refuses(done, 'none of its 8 images is left', 'instances_train2017.json', 'filter_empty_gt')
+
+
+def test_a_label_map_that_is_missing(tool, tmp_path, mini_data):
+    shutil.copytree(mini_data / 'data', tmp_path / 'data')
+    (tmp_path / 'data/mini/ade20k/annotations/training/ADE_train_00000003.png').unlink()
+    done = tool('train.py', SEGMENTATION, '--work-dir', tmp_path / 'w', cwd=tmp_path)
+    refuses(done, 'lacks the label maps of 1 of 8 images', 'ADE_train_00000003.png')
+
+
+@pytest.mark.parametrize(
+    ('text', 'words'),
+    [
+        ("model = dict(backbone=dict(arch='mambaout_tiny'))", ["did you mean 'tiny'"]),
+        ('model = dict(backbone=dict(out_indices=(1, 2, 3, 4)))', ['out_indices=(1, 2, 3, 4)', 'from 0 to 3']),
+        ('model = dict(backbone=dict(init_cfg=dict(type="Pretrained")))', ['init_cfg=', '_delete_=True']),
+        ("custom_imports = dict(imports=['json'])", ['MambaOut is not registered: add', 'mmdet_plugin']),
+        ("custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)", ['no_such_module']),
+        (
+            "model = dict(backbone=dict(type='MambaOot'))",
+            ["MambaOot is not registered in mmdet::model (did you mean 'MambaOut'?)"],
+        ),
+        (
+            "source = dict(_delete_=True, type='Pretrained', checkpoint='hf-hub:timm/mambaout_tiny.in1k')\n"
+            'model = dict(backbone=dict(init_cfg=source))',
+            ['cannot download the weights hf-hub:timm/mambaout_tiny.in1k', 'init_cfg.checkpoint=', 'init_cfg=None'],
+        ),
+    ],
+)
+def test_a_config_with_a_mistake(tool, tmp_path, mini_data, text, words, monkeypatch):
+    monkeypatch.setenv('HF_HUB_CACHE', str(tmp_path / 'empty'))
+    path = child(tmp_path, text)
+    refuses(tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data), *words)
+
+
+@pytest.mark.parametrize(
+    ('option', 'words'),
+    [
+        ('model.backbone.drop_path_rat=0.1', ["'drop_path_rat' exists nowhere", "did you mean 'drop_path_rate'"]),
+        ('optim_wrapper.accumulativ_counts=2', ["did you mean 'accumulative_counts'"]),
+        ('trian_cfg.max_epochs=1', ["'trian_cfg' exists nowhere", "did you mean 'train_cfg'"]),
+        ('train_dataloader.batchsize=1', ["did you mean 'batch_size'"]),
+        ('train_dataloader.dataset.indexes=4', ["did you mean 'indices'"]),
+        ('param_scheduler.5.end=4', ["'5' must be an index below 2"]),
+    ],
+)
+def test_an_option_that_exists_nowhere(tool, option, words):
+    refuses(tool('train.py', DETECTION, '--cfg-options', option), option.split('=')[0], *words)
+
+
+def test_a_checkpoint_that_is_not_there(tool, mini_data, tmp_path):
+    for done in (
+        tool('test.py', DETECTION, 'none.pth', '--work-dir', tmp_path, cwd=mini_data),
+        tool('train.py', DETECTION, '--resume', 'none.pth', '--work-dir', tmp_path, cwd=mini_data),
+    ):
+        refuses(done, 'none.pth')
+
+
+@pytest.fixture(scope='module')
+def checkpoint(mini_data, tmp_path_factory):
+    """A checkpoint that fits the mini detector, untrained."""
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    cfg = Config.fromfile(DETECTION)
+    init_default_scope(cfg.default_scope)
+    path = tmp_path_factory.mktemp('checkpoint') / 'good.pth'
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta={}), path)
+    return path
+
+
+def test_a_truncated_checkpoint(tool, mini_data, checkpoint, tmp_path):
+    (bad := tmp_path / 'cut.pth').write_bytes(checkpoint.read_bytes()[:100_000])
+    done = tool('test.py', DETECTION, bad, '--work-dir', tmp_path, cwd=mini_data)
+    refuses(done, str(bad), '100,000 bytes', 'damaged or cut off')
+
+
+def test_a_checkpoint_of_another_size(tool, mini_data, checkpoint, tmp_path):
+    options = ['--cfg-options', 'model.backbone.arch.depths=(1,1,2,1)']
+    done = tool('test.py', DETECTION, checkpoint, '--work-dir', tmp_path, *options, cwd=mini_data)
+    refuses(done, 'unexpected backbone.stages.2.blocks.2', 'another size')
+
+
+def test_options_that_exclude_each_other_or_need_a_gpu(tool):
+    refuses(tool('train.py', DETECTION, '--amp', '--no-amp'), '--amp and --no-amp')
+    if not torch.cuda.is_available():
+        refuses(tool('train.py', DETECTION, '--amp'), 'no GPU is visible')

@@ -1,0 +1,158 @@
+"""The recipes: sizes that the paper prints, settings that it names, and inheritance from anywhere."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+
+from tests.conftest import ROOT
+
+SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
+HEADS = ['mask_rcnn', 'upernet']
+PAPER_PARAMS = {  # millions: paper, Tables 2 and 3
+    'mask_rcnn': dict(tiny=43, small=65, base=100),
+    'upernet': dict(tiny=54, small=76, base=112),
+}
+
+
+def load(name: str) -> Config:
+    cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def build(cfg: Config):
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('head', HEADS)
+def test_parameters_round_to_the_papers(head, size):
+    model = build(load(f'{head}_mambaout_{size}'))
+    count = sum(p.numel() for p in model.parameters()) / 1e6
+    backbone = sum(p.numel() for p in model.backbone.parameters()) / 1e6
+    if size in PAPER_PARAMS[head]:
+        assert round(count) == PAPER_PARAMS[head][size]
+    # the classifier of Table 4 left out, the four output norms added: arithmetic on the published block
+    assert backbone == pytest.approx(dict(femto=5.82, kobe=7.65, tiny=22.91, small=44.85, base=79.37)[size], abs=0.006)
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('head', HEADS)
+def test_recipe_is_the_papers(head, size):
+    cfg = load(f'{head}_mambaout_{size}')
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.betas) == ('AdamW', 1e-4, (0.9, 0.999))
+    assert 'paramwise_cfg' in cfg.optim_wrapper and 'layer_decay_rate' not in str(cfg.optim_wrapper)
+    assert 8 * cfg.train_dataloader.batch_size == 16 == cfg.auto_scale_lr.base_batch_size
+    assert not cfg.auto_scale_lr.enable
+    assert cfg.optim_wrapper.type == 'AmpOnCudaOptimWrapper'
+    assert cfg.model.backbone.init_cfg.checkpoint == f'hf-hub:timm/mambaout_{size}.in1k'
+    warmup, decay = cfg.param_scheduler
+    if head == 'mask_rcnn':
+        assert cfg.train_cfg.max_epochs == 12 and cfg.train_cfg.type == 'EpochBasedTrainLoop'
+        assert (decay.type, decay.milestones, decay.gamma) == ('MultiStepLR', [8, 11], 0.1)
+        assert [t.scale for t in cfg.train_dataloader.dataset.pipeline if t.type == 'Resize'] == [(1333, 800)]
+        assert optimizer.weight_decay == 0.05
+    else:
+        assert cfg.train_cfg.max_iters == 160000 == decay.end and cfg.train_cfg.type == 'IterBasedTrainLoop'
+        assert (warmup.end, decay.type, decay.power, decay.begin) == (1500, 'PolyLR', 1.0, 1500)
+        assert [t.crop_size for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomCrop'] == [(512, 512)]
+        # the author's word, in the paper's repository, issue 251
+        assert cfg.model.backbone.drop_path_rate in dict(tiny=[0.3], small=[0.3, 0.4], base=[0.6]).get(size, [0.025])
+        assert optimizer.weight_decay == 0.01
+
+
+@pytest.mark.parametrize('head', HEADS)
+def test_norms_are_not_decayed_and_all_else_is(head):
+    cfg = load(f'{head}_mambaout_femto')
+    model = build(cfg)
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+    decay = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            expected = 0 if isinstance(module, norms) else cfg.optim_wrapper.optimizer.weight_decay
+            assert decay[id(parameter)] == expected, f'{name}.{key}'
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('head', HEADS)
+def test_channel_lists_are_the_backbones(head, size):
+    model = build(load(f'{head}_mambaout_{size}'))
+    channels = [norm.weight.numel() for norm in model.backbone.out_norms.values()]
+    if head == 'mask_rcnn':
+        assert [conv.in_channels for conv in model.neck.lateral_convs] == channels
+    else:
+        assert [conv.conv.in_channels for conv in model.decode_head.lateral_convs] == channels[:3]
+        assert model.decode_head.psp_modules.in_channels == channels[3]
+        assert model.auxiliary_head.in_channels == channels[2]
+
+
+def test_a_config_elsewhere_inherits_by_path(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(f'_base_ = {str(ROOT / "configs/mask_rcnn_mambaout_tiny.py")!r}\ntrain_cfg = dict(max_epochs=3)\n')
+    cfg = Config.fromfile(path)
+    assert cfg.train_cfg.max_epochs == 3 and cfg.model.backbone.arch == 'tiny'
+
+
+@pytest.fixture(scope='module')
+def installed(tmp_path_factory):
+    """A folder with nothing but the installed package, made from a wheel."""
+    folder = tmp_path_factory.mktemp('installed')
+    pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
+    source = folder / 'source'
+    for name in ('backbones', 'configs', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin', 'tools'):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+    for name in ('README.md', 'setup.py'):
+        shutil.copy(ROOT / name, source)
+    subprocess.run([*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source], check=True)
+    wheel = next(folder.glob('*.whl'))
+    subprocess.run([*pip, 'install', '--no-deps', '--target', folder / 'site', wheel], check=True)
+    return folder / 'site'
+
+
+def in_package(installed, *command, cwd):
+    environment = os.environ | dict(PYTHONPATH=str(installed))
+    return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+def test_the_wheel_ships_configs_and_tools_and_no_top_level_folders_of_theirs(installed):
+    top = {path.name for path in installed.iterdir() if path.is_dir() and not path.name.endswith('.dist-info')}
+    assert top == {'backbones', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin'}
+    for folder in ('configs', 'tools'):
+        ours = {p.relative_to(ROOT / folder) for p in (ROOT / folder).rglob('*.py')}
+        assert ours == {
+            p.relative_to(installed / 'mmengine_plugin' / folder)
+            for p in (installed / 'mmengine_plugin' / folder).rglob('*.py')
+        }
+
+
+@pytest.mark.parametrize(
+    ('plugin', 'name'), [('mmdet_plugin', 'mask_rcnn_mambaout_tiny'), ('mmseg_plugin', 'upernet_mambaout_tiny')]
+)
+def test_an_installed_package_is_inherited_from_anywhere(installed, tmp_path, plugin, name):
+    (tmp_path / 'mine.py').write_text(f"_base_ = __import__('{plugin}').config('{name}')\n")
+    program = "from mmengine.config import Config; import backbones; c = Config.fromfile('mine.py'); "
+    done = in_package(installed, '-c', program + 'print(backbones.__file__, c.model.backbone.arch)', cwd=tmp_path)
+    assert done.stdout.split() == [str(installed / 'backbones/__init__.py'), 'tiny'], done.stderr
+
+
+def test_an_installed_package_has_its_programs(installed, tmp_path):
+    done = in_package(installed, '-m', 'mmengine_plugin.tools.train', '--help', cwd=tmp_path)
+    assert done.returncode == 0 and '--auto-scale-lr' in done.stdout
+
+
+def test_an_unknown_config_is_answered_with_the_nearest(tmp_path):
+    from backbones import UserError
+    from mmengine_plugin import config
+
+    with pytest.raises(UserError, match="did you mean 'mask_rcnn_mambaout_tiny'"):
+        config('mask_rcnn_mambaout_tinny')

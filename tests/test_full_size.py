@@ -1,0 +1,61 @@
+"""The unmodified recipes on real images at full size: 800x1333 and 512x512 crops, two iterations, on any machine.
+
+The data is looked for in ``data/`` and in ``shared/data`` beside the repository, which checkouts may share.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FOLDERS = [ROOT / 'data', ROOT.parent / 'shared/data']
+
+
+def link(root: Path, place: str, name: str) -> None:
+    """Put real data where the configs look for it, below ``root``."""
+    found = [folder / part for folder in FOLDERS for part in (place, name) if (folder / part).is_dir()]
+    if not found:
+        pytest.skip(f'no {name} in {" or ".join(map(str, FOLDERS))}')
+    (root / 'data' / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / 'data' / place).symlink_to(found[0].resolve())
+
+
+@pytest.mark.parametrize(
+    ('config', 'place', 'name', 'length', 'score'),
+    [
+        (
+            'mask_rcnn_mambaout_tiny',
+            'coco',
+            'coco',
+            ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=4', 'val_dataloader.dataset.indices=1'],
+            'coco/segm_mAP',
+        ),
+        (
+            'upernet_mambaout_tiny',
+            'ade/ADEChallengeData2016',
+            'ADEChallengeData2016',
+            ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'val_dataloader.dataset.indices=1'],
+            'mIoU',
+        ),
+    ],
+)
+def test_unmodified_config_trains_validates_and_tests_on_real_images(
+    tool, tmp_path, config, place, name, length, score
+):
+    link(tmp_path, place, name)
+    path, work_dir = ROOT / f'configs/{config}.py', tmp_path / 'work'
+    length = [*length, length[-1].replace('val_', 'test_'), 'default_hooks.logger.interval=1']
+    options = ['--work-dir', work_dir, '--cfg-options', *length, 'model.backbone.init_cfg=None']
+    trained = tool('train.py', path, *options, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stdout[-3000:]
+    assert 'THE GLOBAL BATCH IS 2' in trained.stdout and f'{score}: ' in trained.stdout
+    losses = [
+        json.loads(line)['loss'] for line in next(work_dir.glob('*/vis_data/scalars.json')).open() if '"loss"' in line
+    ]
+    assert len(losses) == 2
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    tested = tool('test.py', path, checkpoint, '--json', tmp_path / 'scores.json', *options, cwd=tmp_path)
+    assert tested.returncode == 0, tested.stdout[-3000:]
+    assert score in json.loads((tmp_path / 'scores.json').read_text())

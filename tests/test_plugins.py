@@ -1,0 +1,64 @@
+"""The plugins add what they list and leave the rest of OpenMMLab as it is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SNAPSHOT = """
+import json, sys
+import mmengine, mmengine.runner, mmengine.visualization, mmengine.registry as R
+from mmengine.runner import CheckpointLoader
+
+def entries():
+    out = {}
+    for key, registry in vars(R).items():
+        if isinstance(registry, R.Registry):
+            for scope in (registry, *registry.children.values()):
+                for name, entry in scope.module_dict.items():
+                    out[f'{key}[{scope.scope}.{name}]'] = f'{entry.__module__}.{entry.__name__}'
+    for prefix, loader in CheckpointLoader._schemes.items():
+        out[f'scheme {prefix!r}'] = f'{loader.__module__}.{loader.__name__}'
+    if 'mmcv._ext' in sys.modules:
+        out['mmcv._ext'] = sys.modules['mmcv._ext'].__spec__.origin
+    return out
+"""
+COMMON = {
+    'MODELS[mmengine.MambaOut]',
+    'OPTIM_WRAPPERS[mmengine.AmpOnCudaOptimWrapper]',
+    'HOOKS[mmengine.StrictLoadHook]',
+    "scheme ''",
+    'mmcv._ext',
+}
+
+
+@pytest.mark.parametrize(
+    ('plugin', 'dataset'),
+    [('mmdet_plugin', 'mmdet.CheckedCocoDataset'), ('mmseg_plugin', 'mmseg.CheckedADE20KDataset')],
+)
+def test_importing_a_plugin_changes_the_entries_it_lists_and_no_others(plugin, dataset):
+    program = SNAPSHOT + f'before = entries(); import {plugin}; after = entries()\n'
+    program += 'print(json.dumps([before, after, sorted(m for m in sys.modules if m in ("mmdet", "mmseg"))]))'
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    before, after, frameworks = json.loads(done.stdout.splitlines()[-1])
+    ours = ('backbones', 'mmengine_plugin', plugin)
+    changed = {k for k, v in before.items() if after[k] != v}
+    added = {k for k, v in after.items() if v.startswith(ours) or k == 'mmcv._ext'}
+    assert added | changed == COMMON | {f'DATASETS[{dataset}]'}
+    assert changed == {"scheme ''"}
+    assert frameworks == [plugin.removesuffix('_plugin')]  # detection without segmentation, and the other way round
+
+
+def test_backbones_need_neither_mmdet_nor_mmseg():
+    program = 'import sys; sys.modules |= dict(mmdet=None, mmseg=None, mmcv=None); '
+    program += "import backbones; backbones.MambaOut('femto')"
+    subprocess.run([sys.executable, '-c', program], check=True)
+
+
+def test_a_foreign_package_named_backbones_is_refused_by_its_path(tmp_path):
+    (tmp_path / 'backbones').mkdir()
+    (tmp_path / 'backbones/__init__.py').write_text('')
+    done = subprocess.run([sys.executable, '-c', 'import mmdet_plugin'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f'{tmp_path}/backbones/__init__.py comes first on sys.path' in done.stderr

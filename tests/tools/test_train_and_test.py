@@ -1,0 +1,174 @@
+"""Training, resuming and scoring by the programs themselves, on mini data."""
+
+import json
+import math
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from tests.conftest import ROOT
+
+DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
+SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
+FAST = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+FAST += [option.replace('train', 'val') for option in FAST] + [option.replace('train', 'test') for option in FAST]
+ITERATIONS = ['train_cfg.max_iters=12', 'train_cfg.val_interval=6', 'default_hooks.checkpoint.interval=6']
+ITERATIONS += ['param_scheduler.0.end=2', 'param_scheduler.1.begin=2']
+
+
+@pytest.fixture(scope='module')
+def detector(tool, mini_data, tmp_path_factory):
+    """The work directory of a detector trained for two epochs, and what the program said."""
+    work_dir = tmp_path_factory.mktemp('detector')
+    options = [*FAST, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
+    done = tool('train.py', DETECTION, '--work-dir', work_dir, '--cfg-options', *options, cwd=mini_data)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return work_dir, done.stdout
+
+
+@pytest.fixture(scope='module')
+def segmentor(tool, mini_data, tmp_path_factory):
+    """The work directory of a segmentor trained for twelve iterations, and what the program said."""
+    work_dir = tmp_path_factory.mktemp('segmentor')
+    options = [*FAST, *ITERATIONS, 'default_hooks.logger.interval=1']
+    done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--cfg-options', *options, cwd=mini_data)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return work_dir, done.stdout
+
+
+def scalars(work_dir: Path) -> list[dict]:
+    return [json.loads(line) for path in sorted(work_dir.glob('*/vis_data/scalars.json')) for line in path.open()]
+
+
+@pytest.mark.parametrize(('task', 'steps', 'score'), [('detector', 4, 'coco/bbox_mAP'), ('segmentor', 12, 'mIoU')])
+def test_training_leaves_progress_curves_and_checkpoints(task, steps, score, request):
+    work_dir, said = request.getfixturevalue(task)
+    assert 'eta: ' in said and 'loss: ' in said
+    lines = scalars(work_dir)
+    assert len(losses := [line['loss'] for line in lines if 'loss' in line]) == steps and all(
+        map(math.isfinite, losses)
+    )
+    assert len([line for line in lines if score in line]) == 2
+    assert list(work_dir.glob('*/vis_data/events.out.tfevents.*'))
+    assert len(list(work_dir.glob('best_*.pth'))) == 1
+    assert Path((work_dir / 'last_checkpoint').read_text()).is_file()
+
+
+def test_detection_scores_are_pycocotools_scores_of_the_written_predictions(tool, mini_data, detector, tmp_path):
+    checkpoint = (detector[0] / 'last_checkpoint').read_text()
+    outputs = [
+        '--json',
+        tmp_path / 'scores.json',
+        '--out',
+        tmp_path / 'predictions.pkl',
+        '--show-dir',
+        tmp_path / 'pictures',
+    ]
+    # a detector after four iterations finds something only where every score and every pixel of a box counts
+    options = [
+        'model.test_cfg.rcnn.score_thr=0.0',
+        'model.test_cfg.rcnn.mask_thr_binary=0.01',
+        'model.test_cfg.rcnn.max_per_img=600',
+        'test_evaluator.metric_items=[mAP,AR@100]',
+        *FAST,
+    ]
+    done = tool(
+        'test.py', DETECTION, checkpoint, '--work-dir', tmp_path, *outputs, '--cfg-options', *options, cwd=mini_data
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    scores = json.loads((tmp_path / 'scores.json').read_text())
+    truth = COCO(str(mini_data / 'data/mini/coco/annotations/instances_val2017.json'))
+    predictions = pickle.loads((tmp_path / 'predictions.pkl').read_bytes())
+    categories = {
+        i: truth.getCatIds(catNms=[name])[0]
+        for i, name in enumerate(c['name'] for c in truth.loadCats(truth.getCatIds()))
+    }
+    results = []
+    for p in predictions:
+        for box, label, score, mask in zip(
+            *(p['pred_instances'][k] for k in ('bboxes', 'labels', 'scores', 'masks')), strict=True
+        ):
+            x1, y1, x2, y2 = box.tolist()
+            entry = dict(image_id=p['img_id'], category_id=categories[int(label)], score=float(score))
+            results.append(entry | dict(bbox=[x1, y1, x2 - x1, y2 - y1], segmentation=mask))
+    assert results
+    for kind in ('bbox', 'segm'):
+        found = truth.loadRes(
+            [{k: v for k, v in r.items() if k != ('bbox' if kind == 'segm' else 'segmentation')} for r in results]
+        )
+        evaluation = COCOeval(truth, found, kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[8] > 0
+        assert scores[f'coco/{kind}_mAP'] == pytest.approx(evaluation.stats[0], abs=6e-4)  # mmdet rounds to 3 places
+        assert scores[f'coco/{kind}_AR@100'] == pytest.approx(evaluation.stats[8], abs=6e-4)
+    names = {path.stem for path in (mini_data / 'data/mini/coco/val2017').iterdir()}
+    assert {path.stem for path in (tmp_path / 'pictures').iterdir()} == names
+
+
+def test_segmentation_scores_are_those_of_the_written_predictions(tool, mini_data, segmentor, tmp_path):
+    checkpoint = (segmentor[0] / 'last_checkpoint').read_text()
+    outputs = [
+        '--json',
+        tmp_path / 'scores.json',
+        '--out',
+        tmp_path / 'predictions.pkl',
+        '--show-dir',
+        tmp_path / 'pictures',
+    ]
+    done = tool(
+        'test.py', SEGMENTATION, checkpoint, '--work-dir', tmp_path, *outputs, '--cfg-options', *FAST, cwd=mini_data
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    scores = json.loads((tmp_path / 'scores.json').read_text())
+    confusion = np.zeros((151, 151), np.int64)
+    for p in pickle.loads((tmp_path / 'predictions.pkl').read_bytes()):
+        predicted = np.asarray(p['pred_sem_seg']['data']).squeeze(0)
+        truth = (
+            cv2.imread(str(mini_data / p['seg_map_path']), cv2.IMREAD_UNCHANGED).astype(np.int64) - 1
+        )  # 0 is "other": not scored
+        np.add.at(confusion, (truth[truth >= 0], predicted[truth >= 0]), 1)
+    union = confusion.sum(0) + confusion.sum(1) - np.diag(confusion)
+    iou = 100 * np.diag(confusion)[union > 0] / union[union > 0]
+    assert iou.mean() > 0
+    assert scores['mIoU'] == pytest.approx(iou.mean(), abs=0.01)
+    names = {path.stem for path in (mini_data / 'data/mini/ade20k/images/validation').iterdir()}
+    assert {path.stem for path in (tmp_path / 'pictures').iterdir()} == names
+
+
+def test_resume_goes_on_where_the_checkpoint_ended(tool, mini_data, detector, tmp_path):
+    work_dir, _ = detector
+    options = [*FAST, 'train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
+    done = tool(
+        'train.py',
+        DETECTION,
+        '--work-dir',
+        tmp_path,
+        '--resume',
+        work_dir / 'epoch_2.pth',
+        '--cfg-options',
+        *options,
+        cwd=mini_data,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert 'resumed epoch: 2, iter: 4' in done.stdout and 'Epoch(train) [3][2/2]' in done.stdout.replace('  ', ' ')
+    before, after = (torch.load(d / f'epoch_{n}.pth', weights_only=False) for d, n in ((work_dir, 2), (tmp_path, 3)))
+    steps = [{int(s['step']) for s in c['optimizer']['state'].values()} for c in (before, after)]
+    assert steps == [{4}, {6}]
+    assert [line['step'] for line in scalars(tmp_path) if 'loss' in line] == [5, 6]
+
+
+def test_resume_finds_the_newest_checkpoint_of_a_segmentor(tool, mini_data, segmentor):
+    work_dir, _ = segmentor
+    options = [*FAST, *ITERATIONS, 'train_cfg.max_iters=14']
+    done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--resume', '--cfg-options', *options, cwd=mini_data)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert 'resumed epoch: 0, iter: 12' in done.stdout
+    assert (work_dir / 'iter_14.pth').is_file()

@@ -1,0 +1,127 @@
+#!/usr/bin/env python
+"""Train, test and show MambaOut on mini data: Mask R-CNN and UperNet, from nothing to pictures and one table.
+
+    python tools/demo.py demo
+
+Everything goes through the programs that a user types, with configs that inherit the paper's recipes. It runs in the
+repository's root: the mini data goes to data/mini, all results to the folder that is named.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import matplotlib
+import numpy as np
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+
+class Task(NamedTuple):
+    config: str
+    data: str  # kind of mini data
+    scores: dict[str, str]  # name in the summary: name in the scores of test.py
+
+
+TASKS = dict(
+    detection=Task('mask_rcnn_mambaout_mini', 'coco', {'bbox_mAP': 'coco/bbox_mAP', 'segm_mAP': 'coco/segm_mAP'}),
+    segmentation=Task('upernet_mambaout_mini', 'ade20k', {'mIoU': 'mIoU'}),
+)
+
+
+def run(log: Path, tool: str, *arguments: str | Path) -> None:
+    """Run a program of this folder; keep all that it says in a log, and show its progress."""
+    command = [sys.executable, f'tools/{tool}', *map(str, arguments)]
+    print('$ python', *command[1:], flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open('w') as file, subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            file.write(line)
+            if progress := re.search(r'(?:Epoch|Iter)\((?:train|val|test)\).*', line):
+                print('  ', progress[0][:110], flush=True)
+    if process.returncode:
+        sys.exit(f'error: it ended with exit code {process.returncode}; the end of {log}:\n{log.read_text()[-2000:]}')
+
+
+def run_task(name: str, task: Task, out: Path) -> dict:
+    """Make data, train, test and draw; returns the scores, the seconds and where things lie."""
+    start, config, work_dir = time.time(), f'configs/mini/{task.config}.py', out / name
+    run(out / f'{name}_data.log', 'make_mini_dataset.py', task.data, f'data/mini/{task.data}')
+    run(out / f'{name}_train.log', 'train.py', config, '--work-dir', work_dir)
+    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    scores, pictures = work_dir / 'scores.json', work_dir / 'pictures'
+    test = ['--work-dir', work_dir, '--json', scores, '--show-dir', pictures]
+    run(out / f'{name}_test.log', 'test.py', config, checkpoint, *test)
+    tested = json.loads(scores.read_text())
+    return {
+        **{key: tested[score] for key, score in task.scores.items()},
+        'seconds': round(time.time() - start),
+        'checkpoint': checkpoint,
+        'pictures': str(pictures),
+        'sheet': draw_sheet(sorted(pictures.glob('*.png')), out / f'{name}.png'),
+    }
+
+
+def draw_sheet(
+    pictures: list[Path], path: Path, columns: int = 2, rows: int = 4, size: tuple[int, int] = (760, 270)
+) -> str:
+    """Some pictures on one sheet: in each, ground truth left, prediction right."""
+    tiles = []
+    for picture in pictures[: columns * rows]:
+        image = cv2.imread(str(picture))
+        factor = min((size[0] - 8) / image.shape[1], (size[1] - 8) / image.shape[0])
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        tile = np.full((size[1], size[0], 3), 255, np.uint8)
+        tile[: image.shape[0], : image.shape[1]] = image
+        tiles.append(tile)
+    lines = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles) - columns + 1, columns)]
+    cv2.imwrite(str(path), np.vstack(lines))
+    return str(path)
+
+
+def draw_curves(out: Path) -> str:
+    """Training loss and validation scores of both tasks, from the newest runs' scalars."""
+    figure, axes = plt.subplots(2, len(TASKS), figsize=(6 * len(TASKS), 6), squeeze=False, layout='constrained')
+    for (name, task), (above, below) in zip(TASKS.items(), axes.T, strict=True):
+        newest = max((out / name).glob('*/vis_data/scalars.json'))
+        for path in sorted((out / name).glob('*/vis_data/scalars.json')):
+            if any('loss' in line for line in path.open()):
+                newest = path  # the last one of a training; the test has none
+        lines = [json.loads(line) for line in newest.open()]
+        losses = [(line['step'], line['loss']) for line in lines if 'loss' in line]
+        above.plot(*zip(*losses, strict=True), color='black')
+        above.set(title=f'{name}: {task.config}', xlabel='iteration', ylabel='training loss', yscale='log')
+        for key, score in task.scores.items():
+            points = [(line['step'], line[score]) for line in lines if score in line]
+            below.plot(*zip(*points, strict=True), marker='o', label=key)
+        below.set(xlabel='epoch' if task.data == 'coco' else 'iteration', ylabel='held-out score', ylim=(0, None))
+        below.legend()
+    figure.savefig(out / 'curves.png', dpi=110)
+    return str(out / 'curves.png')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('out', type=Path, help='folder for the results')
+    out = parser.parse_args().out
+    results = {name: run_task(name, task, out) for name, task in TASKS.items()}
+    summary = {key: value for name, task in TASKS.items() for key, value in results[name].items() if key in task.scores}
+    summary |= dict(curves=draw_curves(out), tasks=results)
+    (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    print(f'\n{"held-out mini data":20} {"score":>22} {"seconds":>8}  pictures')
+    for name, task in TASKS.items():
+        scores = '  '.join(f'{key} {results[name][key]:.3f}' for key in task.scores)
+        sheet, folder = results[name]['sheet'], results[name]['pictures']
+        print(f'{name:20} {scores:>22} {results[name]["seconds"]:8}  {sheet}, {folder}/')
+    print(f'curves: {summary["curves"]}; all figures: {out / "summary.json"}')
+
+
+if __name__ == '__main__':
+    main()
