@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/python tools/demo.py demo
 
+# one thread a process: processes whose threads wait for each other on shared cores are tenfold slower
 test: $(VENV)/installed lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

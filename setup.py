@@ -37,5 +37,5 @@ setup(
         'safetensors',
         'tensorboard',
     ],
-    extras_require={'test': ['pytest', 'pytest-xdist', 'ruff', 'setuptools', 'wheel']},
+    extras_require={'test': ['pytest', 'pytest-xdist', 'ruff', 'seaborn', 'setuptools', 'wheel']},
 )

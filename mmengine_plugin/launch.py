@@ -72,8 +72,8 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(args.config)
     except FileNotFoundError as error:
         raise UserError(f'config {args.config}: its base {error.filename or error} does not exist') from error
-    except TypeError as error:
-        if 'cannot inherit from base' not in str(error):
+    except (SyntaxError, TypeError) as error:
+        if isinstance(error, TypeError) and 'cannot inherit from base' not in str(error):
             raise
         raise UserError(f'config {args.config}: {error}') from error
     except ImportError as error:
@@ -125,18 +125,6 @@ def check_option(cfg: Config, option: str) -> None:
         section = section.get(name) if isinstance(section, Mapping) else None
 
 
-def resume_from(cfg: Config, checkpoint: str) -> None:
-    """Make training go on from a checkpoint, ``'auto'`` being the newest in the work directory.
-
-    Raises:
-        UserError: If a checkpoint that was named is not there.
-    """
-    if checkpoint != 'auto' and not Path(checkpoint).is_file():
-        raise UserError(f'--resume {checkpoint}: there is no such file')
-    cfg.resume = True
-    cfg.load_from = None if checkpoint == 'auto' else checkpoint
-
-
 def warn_of_batch(runner: Runner) -> None:
     """Say loudly that the global batch is not the one that the learning rate was chosen for."""
     recipe = runner.cfg.get('auto_scale_lr', {})
@@ -177,9 +165,10 @@ def _arguments(section: Mapping, cfg: Config) -> set[str]:
     elif 'dataset' in section:
         takers = [DataLoader]
     else:
-        name = section.get('type')
-        found = (r.get(f'{cfg.default_scope}.{name}') or r.get(name) for r in REGISTRIES) if name else ()
-        taker = next(filter(None, found), None)
+        taker = section.get('type')  # a class or its registered name
+        if isinstance(taker, str):
+            found = (r.get(f'{cfg.default_scope}.{taker}') or r.get(taker) for r in REGISTRIES)
+            taker = next(filter(None, found), None)
         # a function passes its **kwargs on to what it returns
         takers = [taker, inspect.signature(taker).return_annotation] if inspect.isfunction(taker) else [taker]
     classes = [c for t in takers for c in (inspect.getmro(t) if inspect.isclass(t) else [t]) if c not in (None, object)]

@@ -2,11 +2,13 @@
 
     custom_imports = dict(imports=['mmseg_plugin'], allow_failed_imports=False)
 
-Besides what :mod:`mmengine_plugin` lists, importing it adds ``DATASETS['CheckedADE20KDataset']``.
+Besides what :mod:`mmengine_plugin` lists, importing it adds ``DATASETS['CheckedADE20KDataset']`` and
+``VISUALIZERS['ContiguousSegVisualizer']``.
 """
 
 from mmengine_plugin import config
 
 from .ade20k import CheckedADE20KDataset
+from .visualizer import ContiguousSegVisualizer
 
-__all__ = ['CheckedADE20KDataset', 'config']
+__all__ = ['CheckedADE20KDataset', 'ContiguousSegVisualizer', 'config']

@@ -87,20 +87,19 @@ def draw_sheet(
 
 
 def draw_curves(out: Path) -> str:
-    """Training loss and validation scores of both tasks, from the newest runs' scalars."""
+    """Training loss and held-out scores of both tasks, from the scalars that the newest training wrote."""
     figure, axes = plt.subplots(2, len(TASKS), figsize=(6 * len(TASKS), 6), squeeze=False, layout='constrained')
     for (name, task), (above, below) in zip(TASKS.items(), axes.T, strict=True):
-        newest = max((out / name).glob('*/vis_data/scalars.json'))
-        for path in sorted((out / name).glob('*/vis_data/scalars.json')):
-            if any('loss' in line for line in path.open()):
-                newest = path  # the last one of a training; the test has none
-        lines = [json.loads(line) for line in newest.open()]
-        losses = [(line['step'], line['loss']) for line in lines if 'loss' in line]
-        above.plot(*zip(*losses, strict=True), color='black')
+        runs = [[json.loads(line) for line in path.open()] for path in sorted((out / name).glob('*/*/scalars.json'))]
+        lines = [run for run in runs if 'loss' in run[0]][-1]  # a test writes no loss
+        above.plot(
+            *zip(*((line['step'], line['loss']) for line in lines if 'loss' in line), strict=True), color='black'
+        )
         above.set(title=f'{name}: {task.config}', xlabel='iteration', ylabel='training loss', yscale='log')
         for key, score in task.scores.items():
-            points = [(line['step'], line[score]) for line in lines if score in line]
-            below.plot(*zip(*points, strict=True), marker='o', label=key)
+            below.plot(
+                *zip(*((line['step'], line[score]) for line in lines if score in line), strict=True), 'o-', label=key
+            )
         below.set(xlabel='epoch' if task.data == 'coco' else 'iteration', ylabel='held-out score', ylim=(0, None))
         below.legend()
     figure.savefig(out / 'curves.png', dpi=110)

@@ -3,9 +3,9 @@
     python tools/make_mini_dataset.py coco data/mini_coco
     python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 240 --seed 0
 
-An object's class shows in its shape and texture, not in its colour, and what lies on top owns the pixel. Each picture
-has a random stream of its own, keyed by seed, split and number, so more images never change the earlier ones; the same
-seed gives the same bytes under the same numpy and OpenCV.
+A class has a shape, a texture and two colours that vary widely; what lies on top owns the pixel. Each picture has a
+random stream of its own, keyed by seed, split and number, so more images never change the earlier ones; the same seed
+gives the same bytes under the same numpy and OpenCV.
 """
 
 import argparse
@@ -25,7 +25,8 @@ ADE_CLASSES = {1: 'wall', 2: 'building', 3: 'sky', 4: 'floor', 5: 'tree', 7: 'ro
 ADE_CLASSES |= {17: 'mountain', 120: 'ball', 149: 'clock'}
 WALL, BUILDING, SKY, FLOOR, TREE, ROAD, WINDOWPANE, GRASS, MOUNTAIN, BALL, CLOCK = ADE_CLASSES
 OTHER = 0  # ADE20K's label of what belongs to none of its 150 classes; here, kites
-RADIUS = (8.0, 54.0)  # pixels, half the length of an object
+RADIUS = (12.0, 54.0)  # pixels, half the length of an object
+TURN, SPREAD = 0.5, 50.0  # radians and RGB levels, at most, between an object and an upright one of typical colours
 MIN_PIXELS, MIN_VISIBLE = 24, 0.5  # every object shows at least these pixels, and this part of its whole area
 VAL_IDS = 10**9  # added to COCO's ids in the validation split, so that no id occurs twice whatever the number of images
 VERSION = 1  # of the drawings: raise it with any change that alters a byte of the output
@@ -87,10 +88,15 @@ SURFACES = {  # two typical colours, and the second one's share, 0..1, from pixe
     GRASS: ((76, 132, 44), (152, 192, 88), lambda rng, x, y: noise(rng, x, 2, 9)),  # blades
     MOUNTAIN: ((134, 122, 124), (78, 68, 82), lambda rng, x, y: noise(rng, x, 22, 7)),  # strata
 }
-THINGS = {  # typical colours, of the ADE20K things that have them
-    TREE: ((44, 88, 40), (104, 148, 64)),
-    WINDOWPANE: ((96, 132, 168), (236, 236, 228)),
-    CLOCK: ((236, 232, 220), (44, 40, 40)),
+LOOKS = {  # two typical colours of things; kites come in any
+    **dict.fromkeys(('sports ball', 'ball'), ((220, 120, 50), (50, 40, 40))),
+    'stop sign': ((200, 40, 40), (235, 235, 235)),
+    'banana': ((230, 200, 60), (120, 90, 40)),
+    'pizza': ((240, 195, 110), (190, 60, 40)),
+    'donut': ((150, 90, 50), (240, 170, 190)),
+    'clock': ((235, 230, 220), (45, 40, 40)),
+    'windowpane': ((95, 130, 170), (235, 235, 230)),
+    'tree': ((45, 90, 40), (105, 150, 65)),
 }
 
 
@@ -101,6 +107,7 @@ class Cutout(NamedTuple):
     alpha: Array
     pattern: Array
     shade: Array
+    colours: tuple  # two typical ones, or two times None
     area: int  # pixels, those beyond the picture's border included
 
 
@@ -115,44 +122,49 @@ class Scene:
         self.owner = np.zeros((self.h, self.w), np.int32)
         self.palette: dict[int, Colours] = {}  # the colours last used for each owner
 
-    def colour(self, avoid: Colours) -> Array:
-        """A random colour, far from those to avoid: by 110 in RGB, or by as much as they leave."""
+    def colour(self, avoid: Colours, typical: tuple | None = None) -> Array:
+        """A random colour, around the typical one if there is one, and far from those to avoid.
+
+        Far is 110 in RGB, or less, slowly, as long as none is found.
+        """
+        low, high = (0, 255) if typical is None else (np.subtract(typical, SPREAD), np.add(typical, SPREAD))
         gap = 110.0
         while True:
-            colour = self.rng.uniform(15, 240, 3).astype(np.float32)
+            colour = self.rng.uniform(np.maximum(low, 15), np.minimum(high, 240), 3).astype(np.float32)
             if all(np.linalg.norm(colour - other) >= gap for other in avoid):
                 return colour
-            gap *= 0.98
+            gap *= 0.99
 
     def surface(self, index: int, top: Array | float = -1.0) -> Cutout:
         """An ADE20K surface from row `top`, which may differ from column to column, down to the lower border."""
         alpha = np.clip(self.y - top + 0.5, 0, 1)
         pattern = SURFACES[index][2](self.rng, self.x, self.y)
-        return Cutout(np.s_[:, :], alpha, pattern, np.ones_like(alpha), alpha.size)
+        return Cutout(np.s_[:, :], alpha, pattern, np.ones_like(alpha), SURFACES[index][:2], alpha.size)
 
     def thing(self, name: str, x: float, y: float, radius: float, upright: bool = False) -> Cutout:
-        """An object centred inside the picture, at a random angle unless it has to stand upright."""
+        """An object centred inside the picture, turned at random unless it has to stand upright."""
         x, y, reach = int(x), int(y), int(1.5 * radius) + 2
         down, right = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) / radius
-        angle, stretch = 0 if upright else self.rng.uniform(0, 2 * np.pi), self.rng.uniform(0.88, 1)
+        angle, stretch = 0 if upright else self.rng.uniform(-TURN, TURN), self.rng.uniform(0.88, 1)
         u, v = right * np.cos(angle) + down * np.sin(angle), down * np.cos(angle) - right * np.sin(angle)
         distance, pattern = shape(name, u / stretch, v)
         alpha = np.clip(0.5 - distance * radius, 0, 1)
         shade = 1 - 0.15 * (right + down)  # light from the upper left
         part = np.s_[max(0, reach - y) : reach - y + self.h, max(0, reach - x) : reach - x + self.w]
         window = np.s_[max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1]
-        return Cutout(window, alpha[part], pattern[part], shade[part], int((alpha >= 0.5).sum()))
+        area, colours = int((alpha >= 0.5).sum()), LOOKS.get(name, (None, None))
+        return Cutout(window, alpha[part], pattern[part], shade[part], colours, area)
 
     def lay(self, owner: int, cutout: Cutout, colours: Colours | None = None) -> None:
         """Lays a cutout on top; it owns what it covers by half.
 
-        Without `colours` it gets two that are unlike each other and unlike all that it covers.
+        Without `colours` it gets two near the typical ones, unlike each other and unlike all that it covers.
         """
-        window, alpha, pattern, shade, _ = cutout
+        window, alpha, pattern, shade, typical, _ = cutout
         if colours is None:
             avoid = [c for covered in np.unique(self.owner[window][alpha > 0]) for c in self.palette[int(covered)]]
-            first = self.colour(avoid)
-            colours = [first, self.colour([*avoid, first])]
+            first = self.colour(avoid, typical[0])
+            colours = [first, self.colour([*avoid, first], typical[1])]
         paint = (colours[0] + pattern[..., None] * (colours[1] - colours[0])) * shade[..., None]
         self.image[window] += alpha[..., None] * (paint - self.image[window])
         self.owner[window][alpha >= 0.5] = owner
@@ -215,16 +227,13 @@ def draw_surfaces(rng: np.random.Generator) -> tuple[Array, Array, str]:
     horizon = scene.h * rng.uniform(0.45, 0.65) + rng.uniform(-0.08, 0.08) * (scene.x - scene.w / 2)
     level = float(horizon.mean())
 
-    def vary(first: tuple, second: tuple) -> Colours:
-        return list(np.float32([first, second]) + rng.uniform(-24, 24, 3).astype(np.float32))
-
     def cover(index: int, top: Array | float = -1.0) -> None:
-        scene.lay(index, scene.surface(index, top), vary(*SURFACES[index][:2]))
+        surface = scene.surface(index, top)
+        scene.lay(index, surface, list(np.float32(surface.colours) + rng.uniform(-24, 24, 3).astype(np.float32)))
 
     def put(index: int, rows: tuple[float, float], radii: tuple[float, float], upright: bool) -> None:
         name, x, y = ADE_CLASSES.get(index, 'kite'), rng.uniform(0, scene.w), rng.uniform(*rows)
-        thing = scene.thing(name, x, y, rng.uniform(*radii), upright)
-        scene.lay(index, thing, vary(*THINGS[index]) if index in THINGS else None)
+        scene.lay(index, scene.thing(name, x, y, rng.uniform(*radii), upright))
 
     if rng.random() < 0.5:
         kind = 'living_room'

@@ -26,7 +26,8 @@ def main() -> None:
             raise UserError(f'--auto-scale-lr: {cfg.filename} has no auto_scale_lr.base_batch_size')
         cfg.auto_scale_lr.enable = True
     if args.resume:
-        launch.resume_from(cfg, args.resume)
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
     if cfg.load_from or (cfg.resume and find_latest_checkpoint(cfg.work_dir)):
         cfg.model.backbone.init_cfg = None  # a checkpoint overwrites these weights: do not fetch them
     runner = Runner.from_cfg(cfg)

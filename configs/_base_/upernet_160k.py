@@ -48,7 +48,7 @@ default_hooks = dict(
 )
 custom_hooks = [dict(type='StrictLoadHook')]
 visualizer = dict(
-    type='SegLocalVisualizer',
+    type='ContiguousSegVisualizer',
     name='visualizer',
     vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
 )
