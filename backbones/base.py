@@ -42,8 +42,7 @@ class PyramidBackbone(BaseModule):
         stages: All stages of the architecture.
         dims: Channels of each stage.
         out_indices: The stages whose maps are returned, in ascending order.
-        out_norm: Put a LayerNorm on each returned map, as the authors do for COCO and ADE20K (facts from the paper's
-            repository, issue #251: without it UperNet loses 1.3 mIoU).
+        out_norm: Put a LayerNorm on each returned map, as the authors do (their repository, issue #251).
         frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and the first k stages. Output norms
             train on: no published weights hold them.
         with_cp: Recompute each block in the backward pass instead of keeping its activations.
@@ -67,10 +66,12 @@ class PyramidBackbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         name, count = type(self).__name__, len(stages)
-        if not out_indices or list(out_indices) != sorted(set(out_indices) & set(range(count))):
-            raise UserError(
-                f'{name}: out_indices={tuple(out_indices)} must be ascending stage numbers from 0 to {count - 1}'
-            )
+        if (
+            not isinstance(out_indices, Sequence)
+            or not out_indices
+            or list(out_indices) != sorted(set(out_indices) & set(range(count)))
+        ):
+            raise UserError(f'{name}: out_indices={out_indices} must be ascending stage numbers from 0 to {count - 1}')
         if frozen_stages not in range(-1, count + 1):
             raise UserError(
                 f'{name}: frozen_stages={frozen_stages} must be -1 (none), 0 (the stem) or up to {count} '
@@ -89,8 +90,9 @@ class PyramidBackbone(BaseModule):
 
     def init_weights(self) -> None:
         """Apply ``init_cfg``; without one, keep what the constructor drew."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg['type'] == 'Pretrained':
-            load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix', ''))
+        steps = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        if len(steps) == 1 and steps[0] and steps[0]['type'] == 'Pretrained':
+            load_pretrained(self, steps[0]['checkpoint'], steps[0].get('prefix', ''))
             self._is_init = True
         else:
             super().init_weights()

@@ -11,7 +11,7 @@ class UserError(ValueError):
     """
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
     """``" (did you mean 'tiny'?)"`` for the entry of ``known`` that is nearest to ``word``; empty if none is near."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=cutoff)
     return f' (did you mean {near[0]!r}?)' if near else ''

@@ -49,8 +49,8 @@ class Arch:
             raise UserError(f'arch: depths={self.depths} and dims={self.dims} must name the same stages')
         if self.act not in ACTS:
             raise UserError(f'arch: act={self.act!r} is not one of {", ".join(ACTS)}')
-        if self.kernel_size % 2 == 0:
-            raise UserError(f'arch: kernel_size={self.kernel_size} must be odd')
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise UserError(f'arch: kernel_size={self.kernel_size} must be odd and positive')
         if not 0 < int(self.conv_ratio * min(self.dims)) <= int(self.expansion_ratio * min(self.dims)):
             raise UserError(
                 f'arch: conv_ratio={self.conv_ratio} must be above 0 and at most expansion_ratio={self.expansion_ratio}'
@@ -86,6 +86,8 @@ def get_arch(arch: str | Mapping) -> Arch:
             guess = did_you_mean(arch.removeprefix('mambaout_'), ARCHS)  # 'mambaout_tiny' is timm's name
             raise UserError(f'MambaOut: unknown arch={arch!r}{guess}; known: {", ".join(ARCHS)}')
         return ARCHS[arch]
+    if not isinstance(arch, Mapping):
+        raise UserError(f'MambaOut: arch={arch!r} must be a name or a dict; names: {", ".join(ARCHS)}')
     known = [field.name for field in dataclasses.fields(Arch)]
     for key in arch:
         if key not in known:
@@ -200,6 +202,8 @@ class MambaOut(PyramidBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = get_arch(arch)
+        if not 0 <= drop_path_rate < 1:
+            raise UserError(f'MambaOut: drop_path_rate={drop_path_rate} must be at least 0 and below 1')
         rates = iter(torch.linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist())
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):

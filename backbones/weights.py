@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
 
-import huggingface_hub
 import numpy as np
 import safetensors.torch
 import torch
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
@@ -60,17 +61,22 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
-            return torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
+            content = torch.load(path, map_location=map_location, weights_only=True)
+    except OSError as error:
+        raise UserError(f'checkpoint {path} cannot be read: {error.strerror or error}') from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
+        if code := re.search(r'(?<=Unsupported global: GLOBAL )\S+|getattr\(.*', str(error)):
+            raise UserError(
+                f'checkpoint {path} was refused: besides weights it holds something that could run code [{code[0]}]; '
+                'only tensors, plain Python and the loss curves of mmengine are read'
+            ) from error
         raise UserError(
-            f'checkpoint {path} was refused: besides weights it holds something that could run code '
-            f'[{_first_words(error)}]; only tensors, plain Python and the loss curves of mmengine are read'
+            f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged, cut off or no checkpoint at all; copy or '
+            f'download it again [{str(error).split(". ")[0].strip() or type(error).__name__}]'
         ) from error
-    except (RuntimeError, EOFError, OSError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged or cut off; copy or download it again '
-            f'[{_first_words(error)}]'
-        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f'checkpoint {path} holds a {type(content).__name__} instead of named weights')
+    return content
 
 
 def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> None:
@@ -82,14 +88,15 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     Args:
         module: A backbone with a ``rename(state_dict)`` that maps published names to its own.
         checkpoint: ``hf-hub:<repository>``, a URL, or a local ``.pth`` or ``.safetensors`` file.
-        prefix: Take only the keys below this one; ``'backbone.'`` is found by itself.
+        prefix: Take only the keys below this one; ``'backbone'`` is found by itself.
 
     Raises:
         UserError: If the weights cannot be had or read, or if any other key is missing, unexpected or of another shape.
     """
-    state = read_checkpoint(_local_file(checkpoint))
+    state = read_checkpoint(fetch(checkpoint))
     for key in ('state_dict', 'model'):
         state = state.get(key, state)
+    prefix = prefix and prefix.removesuffix('.') + '.'
     if not prefix and any(k.startswith('backbone.') for k in state):
         prefix = 'backbone.'  # a detector or segmentor
     if prefix:
@@ -132,18 +139,28 @@ def _families(keys: list[str]) -> str:
     return ', '.join(dict.fromkeys(k.split('.')[0] + '.*' for k in keys)) or 'nothing'
 
 
-def _local_file(checkpoint: str) -> Path:
-    """The local file behind ``checkpoint``, downloaded into the hub's or torch's cache if need be."""
+def fetch(checkpoint: str) -> Path:
+    """The local file behind ``checkpoint``, downloaded into the hub's or torch's cache if need be.
+
+    Args:
+        checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, or a path.
+
+    Raises:
+        UserError: If it cannot be downloaded, with what to do instead.
+    """
     try:
         if checkpoint.startswith(HUB):
-            return Path(huggingface_hub.hf_hub_download(checkpoint.removeprefix(HUB), 'model.safetensors'))
+            repository, _, revision = checkpoint.removeprefix(HUB).partition('@')
+            return Path(hf_hub_download(repository, 'model.safetensors', revision=revision or None))
         if urlparse(checkpoint).scheme in ('http', 'https'):
-            cached = Path(torch.hub.get_dir(), 'checkpoints', Path(urlparse(checkpoint).path).name)
+            # files of one name at several places are common: model.safetensors
+            place = hashlib.sha256(checkpoint.encode()).hexdigest()[:8]
+            cached = Path(torch.hub.get_dir(), 'checkpoints', place, Path(urlparse(checkpoint).path).name)
             if not cached.is_file():
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(checkpoint, str(cached))
             return cached
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         name = f'model.safetensors of {checkpoint.removeprefix(HUB)}' if checkpoint.startswith(HUB) else checkpoint
         raise UserError(
             f'cannot download the weights {checkpoint} [{type(error).__name__}]. Fetch {name} where there is a network '
@@ -151,9 +168,3 @@ def _local_file(checkpoint: str) -> Path:
             'or train from scratch: --cfg-options model.backbone.init_cfg=None'
         ) from error
     return Path(checkpoint)
-
-
-def _first_words(error: Exception) -> str:
-    """What torch and safetensors say first; the rest of their messages is advice for other programs."""
-    refused = re.search(r'(?<=Unsupported global: GLOBAL )\S+', str(error))
-    return refused[0] if refused else f'{error}'.split('. ')[0].strip() or type(error).__name__

@@ -2,13 +2,13 @@
 
 Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it) changes these entries and no others:
 
-=========================================  ==========================================================
-``MODELS['MambaOut']``                     the backbone (:mod:`backbones.mambaout`)
-``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``  fp16 on CUDA, fp32 elsewhere (:mod:`mmengine_plugin.optim`)
-``HOOKS['StrictLoadHook']``                refuses checkpoints that do not fit (:mod:`mmengine_plugin.checkpoint`)
-``CheckpointLoader`` scheme ``''``         local checkpoints run no code (:mod:`mmengine_plugin.checkpoint`)
-``sys.modules['mmcv._ext']``               only without a compiled mmcv (:mod:`mmengine_plugin.mmcv_ext`)
-=========================================  ==========================================================
+- ``MODELS['MambaOut']``: the backbone (:mod:`backbones.mambaout`)
+- ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``: fp16 on CUDA, fp32 elsewhere (:mod:`mmengine_plugin.optim`)
+- ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`mmengine_plugin.checkpoint`)
+- ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`mmengine_plugin.guards`)
+- ``CheckpointLoader`` for local files, ``http://``, ``https://`` and, new, ``hf-hub:``: run no code that a checkpoint
+  brings along (:mod:`mmengine_plugin.checkpoint`)
+- ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`mmengine_plugin.mmcv_ext`)
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ if Path(backbones.__file__ or '').resolve().parent != _here.parent / 'backbones'
         'comes first on sys.path: rename that folder or start from another directory'
     )
 
-from . import checkpoint, mmcv_ext, optim  # noqa: E402
+from . import checkpoint, guards, mmcv_ext, optim  # noqa: E402
 
 mmcv_ext.install()
 
-__all__ = ['checkpoint', 'config', 'mmcv_ext', 'optim']
+__all__ = ['checkpoint', 'config', 'guards', 'mmcv_ext', 'optim']
 
 
 def config(name: str) -> str:

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mmengine.registry
@@ -19,7 +19,23 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import UserError, did_you_mean
 
+# what the Runner and OpenMMLab's programs look up in the config, besides the Runner's arguments
+RUNNER_KEYS = (
+    *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters'),
+    *('model_wrapper_cfg', 'runner_type', 'strategy', 'tta_model', 'tta_pipeline'),
+)
 REGISTRIES = [value for value in vars(mmengine.registry).values() if isinstance(value, Registry)]
+
+
+class Options(DictAction):
+    """``KEY=VALUE ...``; mmengine's parser answers what it cannot read with a traceback."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, *args) -> None:
+        """Parse the pairs."""
+        try:
+            super().__call__(parser, namespace, values, *args)
+        except (AssertionError, ValueError):
+            parser.error(f'--cfg-options takes KEY=VALUE pairs without blanks around "=", and got: {" ".join(values)}')
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -30,7 +46,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=Options,
         default={},
         metavar='KEY=VALUE',
         help='override settings, for example train_dataloader.batch_size=4 or model.backbone.init_cfg=None',
@@ -46,6 +62,10 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f'error: {error}')
+    except FileNotFoundError as error:
+        if not error.filename:  # raised again by a worker, with that one's traceback
+            raise
+        sys.exit(f'error: {error.filename} does not exist (seen from {Path.cwd()})')
     except KeyError as error:
         unregistered = re.match(r"'(\S+) is not in the (\S+) registry", str(error))
         if not unregistered:
@@ -72,7 +92,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg = Config.fromfile(args.config)
     except FileNotFoundError as error:
         raise UserError(f'config {args.config}: its base {error.filename or error} does not exist') from error
-    except (SyntaxError, TypeError) as error:
+    except (OSError, SyntaxError, TypeError) as error:
         if isinstance(error, TypeError) and 'cannot inherit from base' not in str(error):
             raise
         raise UserError(f'config {args.config}: {error}') from error
@@ -83,9 +103,14 @@ def load_config(args: argparse.Namespace) -> Config:
             f'config {args.config} has no model and default_scope: is it a base rather than a whole config?'
         )
     check_plugin(cfg)
+    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch: start it by torchrun --nproc_per_node=GPUS, which sets RANK and its kin')
     for key in args.cfg_options:
         check_option(cfg, key)
     cfg.merge_from_dict(args.cfg_options)
+    hooks = cfg.get('custom_hooks') or []
+    if not any(hook['type'] == 'StrictLoadHook' for hook in hooks):  # a config's own list replaces that of its base
+        cfg.custom_hooks = [*hooks, dict(type='StrictLoadHook')]
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
@@ -95,9 +120,9 @@ def load_config(args: argparse.Namespace) -> Config:
 def check_plugin(cfg: Config) -> None:
     """Raise a :class:`UserError` if a backbone of ours stands in a config that does not import our plugin."""
     backbone = cfg.model.get('backbone', {}).get('type')
-    plugin = f'{cfg.default_scope}_plugin'
     ours = getattr(MODELS.get(backbone) if backbone in MODELS else None, '__module__', '').startswith('backbones.')
-    if ours and plugin not in sys.modules:
+    if ours and not {'mmdet_plugin', 'mmseg_plugin'} & set(sys.modules):
+        plugin = 'mmseg_plugin' if cfg.default_scope == 'mmseg' else 'mmdet_plugin'
         raise UserError(
             f"{cfg.filename}: {backbone} is not registered: add custom_imports = dict(imports=['{plugin}'], "
             "allow_failed_imports=False). A config's custom_imports replaces that of its base: list all imports there"
@@ -105,30 +130,36 @@ def check_plugin(cfg: Config) -> None:
 
 
 def check_option(cfg: Config, option: str) -> None:
-    """Raise a :class:`UserError` if a part of a ``--cfg-options`` key exists nowhere.
+    """Raise a :class:`UserError` if a ``--cfg-options`` key exists nowhere, before it changes nothing in silence.
 
-    A name exists if the config has it at any place, or if the class that takes the section has such an argument.
+    A key exists if its section of the config has it, or if whatever is built from the section has such an argument.
+    Where that is not known, in a free dict, only what looks like a slip of the pen is refused.
     """
-    used = set(_keys(cfg._cfg_dict))
     section: object = cfg._cfg_dict
     for name in option.split('.'):
         if isinstance(section, (list, tuple)):
             if not name.isdigit() or int(name) >= len(section):
                 raise UserError(f'--cfg-options {option}: {name!r} must be an index below {len(section)}')
             section = section[int(name)]
-            continue
-        here = {*section, *_arguments(section, cfg)} if isinstance(section, Mapping) else set()
-        if name not in here | used:
-            raise UserError(
-                f'--cfg-options {option}: {name!r} exists nowhere in {cfg.filename}{did_you_mean(name, here or used)}'
-            )
-        section = section.get(name) if isinstance(section, Mapping) else None
+        elif isinstance(section, Mapping):
+            arguments, complete = _arguments(section, cfg)
+            known = {*section, *arguments}
+            if name not in known:
+                near = did_you_mean(name, known, cutoff=0.5 if complete else 0.8)
+                if complete or near:
+                    raise UserError(f'--cfg-options {option}: {name!r} exists nowhere in {cfg.filename}{near}')
+            section = section.get(name)
+        else:
+            return  # a new section: nothing to compare with
 
 
 def warn_of_batch(runner: Runner) -> None:
     """Say loudly that the global batch is not the one that the learning rate was chosen for."""
     recipe = runner.cfg.get('auto_scale_lr', {})
-    images, steps = runner.cfg.train_dataloader.batch_size, runner.cfg.optim_wrapper.get('accumulative_counts', 1)
+    images, steps = (
+        runner.cfg.train_dataloader.get('batch_size', 1),
+        runner.cfg.optim_wrapper.get('accumulative_counts', 1),
+    )
     batch = runner.world_size * images * steps
     if not recipe.get('enable') and batch != recipe.get('base_batch_size', batch):
         runner.logger.warning(
@@ -148,28 +179,21 @@ def write_json(path: str | Path, content: object) -> None:
     os.replace(temporary, path)
 
 
-def _keys(section: object) -> Iterator[str]:
-    if isinstance(section, Mapping):
-        for key, value in section.items():
-            yield key
-            yield from _keys(value)
-    elif isinstance(section, (list, tuple)):
-        for value in section:
-            yield from _keys(value)
-
-
-def _arguments(section: Mapping, cfg: Config) -> set[str]:
-    """The arguments of whatever is built from a section of the config; none where that is not known."""
+def _arguments(section: Mapping, cfg: Config) -> tuple[set[str], bool]:
+    """The arguments of what is built from a section of the config, and whether these are all that it takes."""
     if section is cfg._cfg_dict:
-        takers = [Runner]
-    elif 'dataset' in section:
-        takers = [DataLoader]
+        return {*inspect.signature(Runner).parameters, *RUNNER_KEYS}, True
+    if 'dataset' in section and 'type' not in section:
+        return {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch'}, True
+    taker = section.get('type')  # a class or its registered name
+    if isinstance(taker, str):
+        found = (r.get(f'{cfg.default_scope}.{taker}') or r.get(taker) for r in REGISTRIES)
+        taker = next(filter(None, found), None)
+    if inspect.isfunction(taker):  # it passes its **kwargs on to what it returns
+        takers = [taker, *inspect.getmro(inspect.signature(taker).return_annotation)]
     else:
-        taker = section.get('type')  # a class or its registered name
-        if isinstance(taker, str):
-            found = (r.get(f'{cfg.default_scope}.{taker}') or r.get(taker) for r in REGISTRIES)
-            taker = next(filter(None, found), None)
-        # a function passes its **kwargs on to what it returns
-        takers = [taker, inspect.signature(taker).return_annotation] if inspect.isfunction(taker) else [taker]
-    classes = [c for t in takers for c in (inspect.getmro(t) if inspect.isclass(t) else [t]) if c not in (None, object)]
-    return {name for c in classes for name in inspect.signature(c).parameters}
+        takers = inspect.getmro(taker) if inspect.isclass(taker) else []
+    signatures = [inspect.signature(t).parameters for t in takers if t is not object]
+    names = {name for parameters in signatures for name in parameters}
+    keywords = [any(p.kind is p.VAR_KEYWORD for p in parameters.values()) for parameters in signatures]
+    return names | {'_delete_', '_scope_', 'type', 'priority', 'constructor'}, bool(names) and not all(keywords)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
+from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -14,7 +15,7 @@ class PicturesHook(Hook):
     mmdet's and mmseg's own hooks name, place and skip pictures each in its way; this one writes one file an image.
 
     Args:
-        folder: Where ``<name of the image>.png`` is written; nothing is where ``None``.
+        folder: Where ``<name of the image>.png`` is written; where ``None``, the visualizer's backends get it.
         show: Open a window for each picture.
         wait_time: Seconds that the window stays.
     """
@@ -28,7 +29,7 @@ class PicturesHook(Hook):
             path = Path(sample.img_path)
             runner.visualizer.add_datasample(
                 path.name,
-                mmcv.imread(path, channel_order='rgb'),
+                mmcv.imfrombytes(get(sample.img_path), channel_order='rgb'),
                 data_sample=sample,
                 show=self.show,
                 wait_time=self.wait_time,

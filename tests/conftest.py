@@ -10,6 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
+SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
+# options that make a mini run short
+FAST = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+FAST += [option.replace('train', 'val') for option in FAST] + [option.replace('train', 'test') for option in FAST]
+TWO_EPOCHS = [*FAST, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
+TWELVE_ITERATIONS = [*FAST, 'train_cfg.max_iters=12', 'train_cfg.val_interval=6', 'param_scheduler.0.end=2']
+TWELVE_ITERATIONS += [
+    'param_scheduler.1.begin=2',
+    'default_hooks.checkpoint.interval=6',
+    'default_hooks.logger.interval=1',
+]
 
 
 def run_tool(tool: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:

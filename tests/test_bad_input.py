@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 import torch
+from mmengine.config import Config
 
-from tests.conftest import ROOT
-
-DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
-SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
+from mmengine_plugin.launch import check_option
+from tests.conftest import DETECTION, SEGMENTATION
 
 
 def refuses(done, *words: str) -> None:
@@ -107,10 +106,80 @@ def test_a_config_with_a_mistake(tool, tmp_path, mini_data, text, words, monkeyp
         ('train_dataloader.batchsize=1', ["did you mean 'batch_size'"]),
         ('train_dataloader.dataset.indexes=4', ["did you mean 'indices'"]),
         ('param_scheduler.5.end=4', ["'5' must be an index below 2"]),
+        ('lr=1', ["'lr' exists nowhere"]),
+        ('model.backbone.max_epochs=3', ["'max_epochs' exists nowhere"]),
+        ('model.test_cfg.rcnn.score_thrs=0.1', ["did you mean 'score_thr'"]),
     ],
 )
 def test_an_option_that_exists_nowhere(tool, option, words):
     refuses(tool('train.py', DETECTION, '--cfg-options', option), option.split('=')[0], *words)
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        'randomness.seed=1',
+        'compile=False',
+        'find_unused_parameters=True',
+        'model_wrapper_cfg.type=MMDistributedDataParallel',
+        'optim_wrapper.clip_grad.norm_type=2',
+        'optim_wrapper.accumulative_counts=2',
+        'optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mult=0.1',
+        'model.backbone.with_cp=True',
+        'model.test_cfg.rcnn.nms.split_thr=5000',
+        'custom_hooks.0.priority=LOW',
+        'default_hooks.ema.type=EMAHook',
+        'train_dataloader.dataset.indices=4',
+        'train_dataloader.pin_memory=True',
+        'val_evaluator.proposal_nums=[100,1,10]',
+    ],
+)
+def test_an_option_that_the_config_lacks_and_its_taker_knows_is_accepted(option):
+    check_option(Config.fromfile(DETECTION), option.split('=')[0])
+
+
+@pytest.mark.parametrize('option', ['foo', 'train_cfg.max_epochs=[1,2'])
+def test_an_option_that_is_no_pair(tool, option):
+    done = tool('train.py', DETECTION, '--cfg-options', option)
+    assert done.returncode == 2 and 'Traceback' not in done.stdout and 'KEY=VALUE pairs' in done.stdout
+
+
+def test_a_launcher_without_its_environment(tool):
+    refuses(tool('train.py', DETECTION, '--launcher', 'pytorch'), 'torchrun')
+
+
+@pytest.mark.parametrize(('classes', 'count'), [("('kite',)", 1), ("('stop sign', 'kite', 'donut')", 3)])
+def test_heads_of_another_number_of_classes_than_the_data(tool, tmp_path, mini_data, classes, count):
+    path = child(tmp_path, f'train_dataloader = dict(dataset=dict(metainfo=dict(classes={classes})))')
+    done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
+    refuses(done, 'roi_head.bbox_head.num_classes is 6', f'has {count} classes', 'num_classes in the heads')
+
+
+def test_a_single_class_without_its_comma(tool, tmp_path, mini_data):
+    path = child(tmp_path, "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('kite'))))")
+    refuses(tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data), "classes=('kite',)")
+
+
+def test_class_names_that_ade20k_does_not_have(tool, tmp_path, mini_data):
+    path = child(tmp_path, "train_dataloader = dict(dataset=dict(metainfo=dict(classes=('wal', 'sky'))))", SEGMENTATION)
+    done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
+    refuses(done, "ADE20K has no class 'wal' (did you mean 'wall'?)")
+
+
+def test_an_annotation_file_of_the_metric_that_is_not_there(tool, tmp_path, mini_data):
+    path = child(tmp_path, "val_evaluator = dict(ann_file='data/elsewhere.json')")
+    refuses(tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data), 'data/elsewhere.json does not exist')
+
+
+def test_images_that_are_missing_and_annotations_cut_off(tool, tmp_path, mini_data):
+    shutil.copytree(mini_data / 'data', tmp_path / 'data')
+    (tmp_path / 'data/mini/coco/train2017/000000000002.jpg').unlink()
+    done = tool('train.py', DETECTION, '--work-dir', tmp_path / 'w', cwd=tmp_path)
+    refuses(done, 'lacks 1 of the 8 images', '000000000002.jpg')
+    annotations = tmp_path / 'data/mini/coco/annotations/instances_train2017.json'
+    annotations.write_text(annotations.read_text()[:1000])
+    done = tool('train.py', DETECTION, '--work-dir', tmp_path / 'w', cwd=tmp_path)
+    refuses(done, 'instances_train2017.json is damaged or no JSON')
 
 
 def test_a_checkpoint_that_is_not_there(tool, mini_data, tmp_path):
@@ -124,7 +193,6 @@ def test_a_checkpoint_that_is_not_there(tool, mini_data, tmp_path):
 @pytest.fixture(scope='module')
 def checkpoint(mini_data, tmp_path_factory):
     """A checkpoint that fits the mini detector, untrained."""
-    from mmengine.config import Config
     from mmengine.registry import MODELS, init_default_scope
 
     cfg = Config.fromfile(DETECTION)
@@ -137,13 +205,16 @@ def checkpoint(mini_data, tmp_path_factory):
 def test_a_truncated_checkpoint(tool, mini_data, checkpoint, tmp_path):
     (bad := tmp_path / 'cut.pth').write_bytes(checkpoint.read_bytes()[:100_000])
     done = tool('test.py', DETECTION, bad, '--work-dir', tmp_path, cwd=mini_data)
-    refuses(done, str(bad), '100,000 bytes', 'damaged or cut off')
+    refuses(done, str(bad), '100,000 bytes', 'damaged, cut off')
 
 
 def test_a_checkpoint_of_another_size(tool, mini_data, checkpoint, tmp_path):
-    options = ['--cfg-options', 'model.backbone.arch.depths=(1,1,2,1)']
-    done = tool('test.py', DETECTION, checkpoint, '--work-dir', tmp_path, *options, cwd=mini_data)
-    refuses(done, 'unexpected backbone.stages.2.blocks.2', 'another size')
+    # a list of hooks of one's own replaces ours, and the check with it
+    path = child(
+        tmp_path, "custom_hooks = [dict(type='EMAHook')]\nmodel = dict(backbone=dict(arch=dict(depths=(1, 1, 2, 1))))"
+    )
+    done = tool('test.py', path, checkpoint, '--work-dir', tmp_path, cwd=mini_data)
+    refuses(done, str(checkpoint), 'unexpected backbone.stages.2.blocks.2', 'another size')
 
 
 def test_options_that_exclude_each_other_or_need_a_gpu(tool):

@@ -1,6 +1,7 @@
 """The recipes: sizes that the paper prints, settings that it names, and inheritance from anywhere."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def test_parameters_round_to_the_papers(head, size):
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('head', HEADS)
-def test_recipe_is_the_papers(head, size):
+def test_recipe_is_the_papers_and_where_unpublished_swins(head, size):
     cfg = load(f'{head}_mambaout_{size}')
     optimizer = cfg.optim_wrapper.optimizer
     assert (optimizer.type, optimizer.lr, optimizer.betas) == ('AdamW', 1e-4, (0.9, 0.999))
@@ -103,6 +104,20 @@ def test_a_config_elsewhere_inherits_by_path(tmp_path):
     assert cfg.train_cfg.max_epochs == 3 and cfg.model.backbone.arch == 'tiny'
 
 
+def test_the_configs_that_the_readme_shows_are_configs(tmp_path, monkeypatch):
+    (tmp_path / 'my_project').mkdir()
+    (tmp_path / 'my_project/my_heads.py').write_text('')
+    monkeypatch.syspath_prepend(tmp_path)
+    readme = (ROOT / 'README.md').read_text().replace('/path/to/this/repository', str(ROOT))
+    examples = re.findall(r'```python\n(.*?)```', readme, re.DOTALL)
+    assert len(examples) == 3
+    for number, example in enumerate(examples):
+        (tmp_path / f'{number}.py').write_text(example)
+        cfg = Config.fromfile(tmp_path / f'{number}.py')
+        init_default_scope(cfg.default_scope)
+        build(cfg)
+
+
 @pytest.fixture(scope='module')
 def installed(tmp_path_factory):
     """A folder with nothing but the installed package, made from a wheel."""
@@ -120,7 +135,7 @@ def installed(tmp_path_factory):
 
 
 def in_package(installed, *command, cwd):
-    environment = os.environ | dict(PYTHONPATH=str(installed))
+    environment = os.environ | (dict(PYTHONPATH=str(installed)) if installed else {})
     return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
@@ -145,8 +160,9 @@ def test_an_installed_package_is_inherited_from_anywhere(installed, tmp_path, pl
     assert done.stdout.split() == [str(installed / 'backbones/__init__.py'), 'tiny'], done.stderr
 
 
-def test_an_installed_package_has_its_programs(installed, tmp_path):
-    done = in_package(installed, '-m', 'mmengine_plugin.tools.train', '--help', cwd=tmp_path)
+@pytest.mark.parametrize('editable', [False, True])
+def test_an_installed_package_has_its_programs(installed, tmp_path, editable):
+    done = in_package(None if editable else installed, '-m', 'mmengine_plugin.tools.train', '--help', cwd=tmp_path)
     assert done.returncode == 0 and '--auto-scale-lr' in done.stdout
 
 

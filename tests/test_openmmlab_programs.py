@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
-from tests.tools.test_train_and_test import FAST, ITERATIONS
+from tests.conftest import DETECTION, SEGMENTATION, TWELVE_ITERATIONS, TWO_EPOCHS
 
-MINI = dict(mmdet='mask_rcnn_mambaout_mini', mmseg='upernet_mambaout_mini')
-LENGTH = dict(mmdet=['train_cfg.max_epochs=1', 'train_cfg.val_interval=1'], mmseg=ITERATIONS)
+CONFIGS = dict(mmdet=DETECTION, mmseg=SEGMENTATION)
+SHORT = dict(mmdet=TWO_EPOCHS, mmseg=TWELVE_ITERATIONS)
 
 
 def run(package: str, program: str, *arguments: object, cwd: Path) -> str:
@@ -24,11 +23,10 @@ def run(package: str, program: str, *arguments: object, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize('package', MINI)
+@pytest.mark.parametrize('package', CONFIGS)
 def test_their_training_program_trains_our_config_and_their_log_program_reads_its_log(package, mini_data, tmp_path):
-    config = ROOT / f'configs/mini/{MINI[package]}.py'
-    options = ['--cfg-options', *FAST, *LENGTH[package], 'default_hooks.logger.interval=1']
-    run(package, 'train.py', config, '--work-dir', tmp_path, *options, cwd=mini_data)
+    options = ['--work-dir', tmp_path, '--cfg-options', *SHORT[package]]
+    run(package, 'train.py', CONFIGS[package], *options, cwd=mini_data)
     assert (tmp_path / 'last_checkpoint').is_file()
     log, curve = next(tmp_path.glob('*/vis_data/scalars.json')), tmp_path / 'curve.png'
     arguments = ['plot_curve', log] if package == 'mmdet' else [log]
@@ -36,9 +34,9 @@ def test_their_training_program_trains_our_config_and_their_log_program_reads_it
     assert curve.stat().st_size > 1000
 
 
-@pytest.mark.parametrize('package', MINI)
+@pytest.mark.parametrize('package', CONFIGS)
 def test_their_browsing_program_draws_our_training_images(package, mini_data, tmp_path):
-    config = ROOT / f'configs/mini/{MINI[package]}.py'
     pictures = tmp_path / 'pictures'
-    run(package, 'analysis_tools/browse_dataset.py', config, '--output-dir', pictures, '--not-show', cwd=mini_data)
+    options = ['--output-dir', pictures, '--not-show']
+    run(package, 'analysis_tools/browse_dataset.py', CONFIGS[package], *options, cwd=mini_data)
     assert len(list(pictures.iterdir())) >= 7  # of 8; mmdet leaves out the one without objects

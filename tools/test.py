@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Score a checkpoint: box and mask AP for a detector, mIoU for a segmentor."""
 
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from backbones.errors import UserError
@@ -31,15 +32,17 @@ def main() -> None:
         if not args.out.endswith(('.pkl', '.pickle')):
             raise UserError(f'--out {args.out}: the predictions are written as .pkl')
         dump = dict(type='DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults', out_file_path=args.out)
-        cfg.test_evaluator = [cfg.test_evaluator, dump]
+        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+        cfg.test_evaluator = [*evaluators, dump]
     runner = Runner.from_cfg(cfg)
     if args.show or args.show_dir:
         runner.register_hook(PicturesHook(args.show_dir, args.show, args.wait_time))
     scores = {name: float(value) for name, value in runner.test().items()}
-    for name, score in scores.items():
-        print(f'{name:24} {score:8.4f}')
-    if args.json:
-        launch.write_json(args.json, scores)
+    if is_main_process():
+        for name, score in scores.items():
+            print(f'{name:24} {score:8.4f}')
+        if args.json:
+            launch.write_json(args.json, scores)
 
 
 if __name__ == '__main__':

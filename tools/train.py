@@ -24,12 +24,14 @@ def main() -> None:
     if args.auto_scale_lr:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise UserError(f'--auto-scale-lr: {cfg.filename} has no auto_scale_lr.base_batch_size')
+        if cfg.optim_wrapper.get('accumulative_counts', 1) > 1:
+            raise UserError('--auto-scale-lr does not count accumulated steps: set optim_wrapper.optimizer.lr instead')
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if cfg.load_from or (cfg.resume and find_latest_checkpoint(cfg.work_dir)):
-        cfg.model.backbone.init_cfg = None  # a checkpoint overwrites these weights: do not fetch them
+        cfg.model.get('backbone', {})['init_cfg'] = None  # a checkpoint overwrites these weights: do not fetch them
     runner = Runner.from_cfg(cfg)
     launch.warn_of_batch(runner)
     runner.train()

@@ -1,6 +1,6 @@
 # The seat of every UperNet config here: mmseg's UperNet, its ADE20K data and its Swin-T 160k recipe, as the paper
 # (section 4.4) and its author (repository, issue #251) have it: AdamW, learning rate 1e-4 for all sizes, no layer-wise
-# decay, global batch 16, 160,000 iterations, 512x512 crops, fp16.
+# decay, global batch 16, 160,000 iterations, fp16; the 512x512 crop and betas are Swin's, which the author refers to.
 # A backbone's config sets model.backbone and the heads' channel lists, nothing else.
 _base_ = [
     'mmseg::_base_/models/upernet_swin.py',
@@ -46,7 +46,7 @@ default_hooks = dict(
         type='CheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=2, save_best='mIoU', rule='greater'
     ),
 )
-custom_hooks = [dict(type='StrictLoadHook')]
+custom_hooks = [dict(type='StrictLoadHook'), dict(type='NumClassesHook')]
 visualizer = dict(
     type='ContiguousSegVisualizer',
     name='visualizer',

@@ -10,8 +10,8 @@ model = dict(
         drop_path_rate=0.0,
         init_cfg=None,
     ),
-    decode_head=dict(in_channels=[32, 64, 128, 192], channels=width),
-    auxiliary_head=dict(in_channels=128, channels=width),
+    decode_head=dict(in_channels=[32, 64, 128, 192], channels=width, norm_cfg=norm_cfg),
+    auxiliary_head=dict(in_channels=128, channels=width, norm_cfg=norm_cfg),
 )
 
 data_root = 'data/mini/ade20k'
@@ -36,7 +36,9 @@ val_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root, pipeline=
 test_dataloader = val_dataloader
 
 iterations = 400
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+# from scratch: a higher rate, and a clip for the first gradients, which LayerNorm multiplies by 1 / sqrt(eps) wherever
+# padding and zero biases make a constant map
+optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=40),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=40, end=iterations),

@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 from pathlib import Path
 
 import cv2
@@ -12,22 +13,14 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from tests.conftest import ROOT
-
-DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
-SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
-FAST = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
-FAST += [option.replace('train', 'val') for option in FAST] + [option.replace('train', 'test') for option in FAST]
-ITERATIONS = ['train_cfg.max_iters=12', 'train_cfg.val_interval=6', 'default_hooks.checkpoint.interval=6']
-ITERATIONS += ['param_scheduler.0.end=2', 'param_scheduler.1.begin=2']
+from tests.conftest import DETECTION, FAST, SEGMENTATION, TWELVE_ITERATIONS, TWO_EPOCHS
 
 
 @pytest.fixture(scope='module')
 def detector(tool, mini_data, tmp_path_factory):
     """The work directory of a detector trained for two epochs, and what the program said."""
     work_dir = tmp_path_factory.mktemp('detector')
-    options = [*FAST, 'train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
-    done = tool('train.py', DETECTION, '--work-dir', work_dir, '--cfg-options', *options, cwd=mini_data)
+    done = tool('train.py', DETECTION, '--work-dir', work_dir, '--cfg-options', *TWO_EPOCHS, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
     return work_dir, done.stdout
 
@@ -36,8 +29,7 @@ def detector(tool, mini_data, tmp_path_factory):
 def segmentor(tool, mini_data, tmp_path_factory):
     """The work directory of a segmentor trained for twelve iterations, and what the program said."""
     work_dir = tmp_path_factory.mktemp('segmentor')
-    options = [*FAST, *ITERATIONS, 'default_hooks.logger.interval=1']
-    done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--cfg-options', *options, cwd=mini_data)
+    done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--cfg-options', *TWELVE_ITERATIONS, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
     return work_dir, done.stdout
 
@@ -147,7 +139,7 @@ def test_segmentation_scores_are_those_of_the_written_predictions(tool, mini_dat
 
 def test_resume_goes_on_where_the_checkpoint_ended(tool, mini_data, detector, tmp_path):
     work_dir, _ = detector
-    options = [*FAST, 'train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1']
+    options = [*TWO_EPOCHS, 'train_cfg.max_epochs=3']
     done = tool(
         'train.py',
         DETECTION,
@@ -169,8 +161,44 @@ def test_resume_goes_on_where_the_checkpoint_ended(tool, mini_data, detector, tm
 
 def test_resume_finds_the_newest_checkpoint_of_a_segmentor(tool, mini_data, segmentor):
     work_dir, _ = segmentor
-    options = [*FAST, *ITERATIONS, 'train_cfg.max_iters=14']
+    options = [*TWELVE_ITERATIONS, 'train_cfg.max_iters=14']
     done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--resume', '--cfg-options', *options, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'resumed epoch: 0, iter: 12' in done.stdout
     assert (work_dir / 'iter_14.pth').is_file()
+
+
+def test_test_time_augmentation_scores_a_segmentor(tool, mini_data, segmentor, tmp_path):
+    checkpoint = (segmentor[0] / 'last_checkpoint').read_text()
+    outputs = ['--work-dir', tmp_path, '--json', tmp_path / 'scores.json']
+    done = tool('test.py', SEGMENTATION, checkpoint, '--tta', *outputs, '--cfg-options', *FAST, cwd=mini_data)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert json.loads((tmp_path / 'scores.json').read_text())['mIoU'] > 0
+
+
+def test_fine_tuning_on_other_classes_names_what_starts_anew(tool, mini_data, detector, tmp_path):
+    heads = 'roi_head=dict(bbox_head=dict(num_classes=2), mask_head=dict(num_classes=2))'
+    classes = "dict(dataset=dict(metainfo=dict(classes=('stop sign', 'kite'))))"
+    hook = "dict(type='StrictLoadHook', reinitialise=['roi_head.bbox_head.fc', 'roi_head.mask_head.conv_logits'])"
+    (tmp_path / 'mine.py').write_text(
+        f'_base_ = {str(DETECTION)!r}\nmodel = dict({heads})\n'
+        f'train_dataloader = {classes}\nval_dataloader = {classes}\n'
+        f'custom_hooks = [{hook}]\nload_from = {str(detector[0] / "epoch_2.pth")!r}\n'
+    )
+    options = [*TWO_EPOCHS, 'train_cfg.max_epochs=1']
+    done = tool('train.py', tmp_path / 'mine.py', '--work-dir', tmp_path, '--cfg-options', *options, cwd=mini_data)
+    assert done.returncode == 0, done.stdout[-3000:]
+    left = re.search('left as initialised: (.*)', done.stdout)[1].split(', ')
+    parts = ('bbox_head.fc_cls', 'bbox_head.fc_reg', 'mask_head.conv_logits')
+    assert left == [f'roi_head.{part}.{kind}' for part in parts for kind in ('weight', 'bias')]
+
+
+def test_resuming_runs_nothing_that_a_checkpoint_brings_along(tool, mini_data, detector, tmp_path):
+    checkpoint = torch.load(detector[0] / 'epoch_2.pth', weights_only=False)
+    for text in ('config', 'cfg'):
+        checkpoint['meta'][text] = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    torch.save(checkpoint, tmp_path / 'evil.pth')
+    options = ['--work-dir', tmp_path, '--resume', tmp_path / 'evil.pth', '--cfg-options', *TWO_EPOCHS]
+    done = tool('train.py', DETECTION, *options, 'train_cfg.max_epochs=3', cwd=mini_data)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert not (tmp_path / 'ran').exists()
