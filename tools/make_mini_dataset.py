@@ -1,7 +1,7 @@
 """Draws a mini COCO or a mini ADE20K, in the on-disk layout that mmdet or mmseg reads unmodified.
 
     python tools/make_mini_dataset.py coco data/mini_coco
-    python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 240 --seed 0
+    python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 480 --seed 0
 
 A class has a shape, a texture and two colours that vary widely; what lies on top owns the pixel. Each picture has a
 random stream of its own, keyed by seed, split and number, so more images never change the earlier ones; the same seed
@@ -360,7 +360,7 @@ def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('kind', choices=['coco', 'ade20k'])
     parser.add_argument('out', type=Path, help='a folder that is empty or does not exist')
-    parser.add_argument('--images', type=int, default=240, help='for training (default: 240); a quarter comes on top')
+    parser.add_argument('--images', type=int, default=480, help='for training (default: 480); a quarter comes on top')
     parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
     args = parser.parse_args()
     if args.images < 1:

@@ -35,7 +35,7 @@ train_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(data_root=data
 val_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-iterations = 400
+iterations = 500
 # from scratch: a higher rate, and a clip for the first gradients, which LayerNorm multiplies by 1 / sqrt(eps) wherever
 # padding and zero biases make a constant map
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0))
