@@ -46,8 +46,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# from scratch in few steps: a higher rate that falls along a cosine, and a clip for the first gradients, which LayerNorm
-# multiplies by 1 / sqrt(eps) wherever padding and zero biases make a constant map
+# from scratch in few steps: a higher rate that falls along a cosine, and a clip for the first gradients, which a
+# LayerNorm multiplies by 1 / sqrt(eps) wherever padding and zero biases make a constant map
 epochs = 9
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
