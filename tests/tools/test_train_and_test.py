@@ -52,16 +52,14 @@ def test_training_leaves_progress_curves_and_checkpoints(task, steps, score, req
     assert Path((work_dir / 'last_checkpoint').read_text()).is_file()
 
 
+def outputs(folder: Path) -> list:
+    """Arguments by which test.py writes all that it can write."""
+    names = {'--work-dir': '', '--json': 'scores.json', '--out': 'predictions.pkl', '--show-dir': 'pictures'}
+    return [argument for option, name in names.items() for argument in (option, folder / name)]
+
+
 def test_detection_scores_are_pycocotools_scores_of_the_written_predictions(tool, mini_data, detector, tmp_path):
     checkpoint = (detector[0] / 'last_checkpoint').read_text()
-    outputs = [
-        '--json',
-        tmp_path / 'scores.json',
-        '--out',
-        tmp_path / 'predictions.pkl',
-        '--show-dir',
-        tmp_path / 'pictures',
-    ]
     # a detector after four iterations finds something only where every score and every pixel of a box counts
     options = [
         'model.test_cfg.rcnn.score_thr=0.0',
@@ -73,7 +71,15 @@ def test_detection_scores_are_pycocotools_scores_of_the_written_predictions(tool
         *FAST,
     ]
     done = tool(
-        'test.py', DETECTION, checkpoint, '--work-dir', tmp_path, *outputs, '--cfg-options', *options, cwd=mini_data
+        'test.py',
+        DETECTION,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        *outputs(tmp_path),
+        '--cfg-options',
+        *options,
+        cwd=mini_data,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     scores = json.loads((tmp_path / 'scores.json').read_text())
@@ -109,16 +115,16 @@ def test_detection_scores_are_pycocotools_scores_of_the_written_predictions(tool
 
 def test_segmentation_scores_are_those_of_the_written_predictions(tool, mini_data, segmentor, tmp_path):
     checkpoint = (segmentor[0] / 'last_checkpoint').read_text()
-    outputs = [
-        '--json',
-        tmp_path / 'scores.json',
-        '--out',
-        tmp_path / 'predictions.pkl',
-        '--show-dir',
-        tmp_path / 'pictures',
-    ]
     done = tool(
-        'test.py', SEGMENTATION, checkpoint, '--work-dir', tmp_path, *outputs, '--cfg-options', *FAST, cwd=mini_data
+        'test.py',
+        SEGMENTATION,
+        checkpoint,
+        '--work-dir',
+        tmp_path,
+        *outputs(tmp_path),
+        '--cfg-options',
+        *FAST,
+        cwd=mini_data,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     scores = json.loads((tmp_path / 'scores.json').read_text())
