@@ -41,7 +41,7 @@ def run(log: Path, tool: str, *arguments: str | Path) -> None:
     command = [sys.executable, f'tools/{tool}', *map(str, arguments)]
     print('$ python', *command[1:], flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open('w') as file, subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True) as process:
+    with log.open('w', buffering=1) as file, subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout:
             file.write(line)
             if progress := re.search(r'(?:Epoch|Iter)\((?:train|val|test)\).*', line):

@@ -19,7 +19,7 @@ model = dict(
         mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
         mask_head=dict(in_channels=width, conv_out_channels=width, num_classes=len(classes)),
     ),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=128))),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 
@@ -48,13 +48,13 @@ test_evaluator = val_evaluator
 
 # from scratch in few steps: a higher rate that falls along a cosine, and a clip for the first gradients, which a
 # LayerNorm multiplies by 1 / sqrt(eps) wherever padding and zero biases make a constant map
-epochs = 9
+epochs = 8
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=epochs, T_max=epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=3)
+train_cfg = dict(max_epochs=epochs, val_interval=2)
 default_hooks = dict(logger=dict(interval=10))
 auto_scale_lr = dict(base_batch_size=4)
 randomness = dict(seed=0)
