@@ -41,7 +41,10 @@ def run(log: Path, tool: str, *arguments: str | Path) -> None:
     command = [sys.executable, f'tools/{tool}', *map(str, arguments)]
     print('$ python', *command[1:], flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open('w', buffering=1) as file, subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True) as process:
+    with (
+        log.open('w', buffering=1) as file,
+        subprocess.Popen(command, stdout=-1, stderr=subprocess.STDOUT, text=True) as process,
+    ):
         for line in process.stdout:
             file.write(line)
             if progress := re.search(r'(?:Epoch|Iter)\((?:train|val|test)\).*', line):
@@ -61,7 +64,8 @@ def run_task(name: str, task: Task, out: Path) -> dict:
     run(out / f'{name}_test.log', 'test.py', config, checkpoint, *test)
     tested = json.loads(scores.read_text())
     return {
-        **{key: tested[score] for key, score in task.scores.items()},
+        # mmseg scores in percent, mmdet from 0 to 1
+        **{key: tested[score] / (100 if key == 'mIoU' else 1) for key, score in task.scores.items()},
         'seconds': round(time.time() - start),
         'checkpoint': checkpoint,
         'pictures': str(pictures),
