@@ -49,13 +49,13 @@ test_evaluator = val_evaluator
 
 # from scratch in few steps: a higher rate that falls along a cosine, and a clip for the first gradients, which a
 # LayerNorm multiplies by 1 / sqrt(eps) wherever padding and zero biases make a constant map
-epochs = 8
+epochs = 10
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=epochs, T_max=epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=epochs, val_interval=2)
+train_cfg = dict(max_epochs=epochs, val_interval=5)
 default_hooks = dict(logger=dict(interval=10))
 auto_scale_lr = dict(base_batch_size=4)
 randomness = dict(seed=0)
