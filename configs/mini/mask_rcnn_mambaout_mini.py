@@ -15,8 +15,7 @@ model = dict(
     rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
-        # one regressor for all classes, as in a cascade, learns from few boxes
-        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=len(classes), reg_class_agnostic=True),
+        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=len(classes)),
         mask_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
         mask_head=dict(in_channels=width, conv_out_channels=width, num_classes=len(classes)),
     ),
