@@ -35,7 +35,7 @@ train_dataloader = dict(batch_size=4, num_workers=2, dataset=dict(data_root=data
 val_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-iterations = 900
+iterations = 800
 # from scratch: a higher rate, and a clip for the first gradients, which LayerNorm multiplies by 1 / sqrt(eps) wherever
 # padding and zero biases make a constant map
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
@@ -43,7 +43,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=40),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=40, end=iterations),
 ]
-train_cfg = dict(max_iters=iterations, val_interval=iterations // 3)
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=iterations // 3))
+train_cfg = dict(max_iters=iterations, val_interval=iterations // 4)
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=iterations // 4))
 auto_scale_lr = dict(base_batch_size=4)
 randomness = dict(seed=0)
