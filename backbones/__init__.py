@@ -1,6 +1,6 @@
 """Backbones for dense prediction: torch, timm and mmengine; nothing of mmdet or mmsegmentation."""
 
 from .errors import UserError
-from .mambaout import MambaOut
+from .mambaout import MambaOut, MambaOutClassifier
 
-__all__ = ['MambaOut', 'UserError']
+__all__ = ['MambaOut', 'MambaOutClassifier', 'UserError']

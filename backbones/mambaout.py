@@ -6,12 +6,14 @@ Parameter names are timm's, so that timm's map from the authors' checkpoints is 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from mmengine.registry import MODELS
-from timm.layers import DropPath, LayerScale, trunc_normal_
-from timm.models.mambaout import checkpoint_filter_fn
+from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, trunc_normal_
+from timm.models.mambaout import MlpHead, checkpoint_filter_fn
 from torch import Tensor, nn
 
 from .base import LN_EPS, PyramidBackbone, Stage
@@ -32,6 +34,7 @@ class Arch:
         stem_norm: A LayerNorm between the stem's two convolutions.
         norm_first: Downsample with the norm before the convolution instead of behind it.
         layer_scale: Initial value of a learned scale per channel on each block's branch; none where ``None``.
+        hidden_norm: A LayerNorm on the hidden layer of the classifier.
     """
 
     depths: Sequence[int]
@@ -43,6 +46,7 @@ class Arch:
     stem_norm: bool = True
     norm_first: bool = False
     layer_scale: float | None = None
+    hidden_norm: bool = True
 
     def __post_init__(self) -> None:
         if not self.depths or len(self.depths) != len(self.dims):
@@ -58,7 +62,7 @@ class Arch:
 
 
 ACTS = dict(gelu=nn.GELU, silu=nn.SiLU)
-RW = dict(stem_norm=False, norm_first=True, layer_scale=1e-6)  # common to timm's own sizes
+RW = dict(stem_norm=False, norm_first=True, layer_scale=1e-6, hidden_norm=False)  # common to timm's own sizes
 ARCHS = dict(
     # paper, Table 4 and section 4.1
     femto=Arch((3, 3, 9, 3), (48, 96, 192, 288)),
@@ -112,15 +116,15 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, arch: Arch) -> None:
         super().__init__()
-        self.conv1 = NHWCConv(in_channels, dim // 2, 3, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, dim // 2, 3, stride=2, padding=1)
         self.norm1 = nn.LayerNorm(dim // 2, eps=LN_EPS) if arch.stem_norm else nn.Identity()
         self.act = ACTS[arch.act]()
-        self.conv2 = NHWCConv(dim // 2, dim, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.norm1(self.conv1(x.permute(0, 2, 3, 1))))
-        return self.norm2(self.conv2(x))
+        x = self.norm1(self.conv1(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.norm2(self.conv2(self.act(x)).permute(0, 2, 3, 1))
 
 
 class Downsample(nn.Module):
@@ -217,5 +221,67 @@ class MambaOut(PyramidBackbone):
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
 
     def rename(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The authors' names or timm's as ours, which are timm's."""
-        return checkpoint_filter_fn(state_dict, self)
+        """See :func:`our_names`."""
+        return our_names(state_dict)
+
+
+@MODELS.register_module()
+class MambaOutClassifier(MambaOut):
+    """MambaOut with its ImageNet classifier: the whole of what the published weights hold.
+
+    Args:
+        arch: As in :class:`MambaOut`.
+        num_classes: Length of the logits.
+        drop_path_rate: As in :class:`MambaOut`.
+        init_cfg: As in :class:`MambaOut`.
+    """
+
+    def __init__(
+        self,
+        arch: str | Mapping = 'tiny',
+        num_classes: int = 1000,
+        drop_path_rate: float = 0.0,
+        init_cfg: dict | None = None,
+    ) -> None:
+        arch = get_arch(arch)
+        last = len(arch.dims) - 1
+        super().__init__(
+            dataclasses.asdict(arch),
+            out_indices=(last,),
+            out_norm=False,
+            drop_path_rate=drop_path_rate,
+            init_cfg=init_cfg,
+        )
+        dim, norm = arch.dims[last], partial(nn.LayerNorm, eps=LN_EPS)
+        if arch.hidden_norm:
+            self.head = MlpHead(dim, num_classes, norm_layer=norm)
+        else:
+            self.head = ClNormMlpClassifierHead(dim, num_classes, hidden_size=4 * dim, norm_layer=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(B, 3, H, W)`` to logits ``(B, num_classes)``."""
+        (x,) = super().forward(x)
+        return self.head(x.permute(0, 2, 3, 1))
+
+
+def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' names or timm's as ours, which are timm's."""
+    return checkpoint_filter_fn(state_dict, None)
+
+
+def authors_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`our_names`: timm's names as those of the authors' checkpoints."""
+    patterns = (
+        (r'^stem\.', 'downsample_layers.0.'),
+        (r'^stages\.(\d+)\.downsample\.', r'downsample_layers.\1.'),
+        (r'^stages\.(\d+)\.blocks\.', r'stages.\1.'),
+        (r'^head\.norm\.', 'norm.'),
+        (r'^head\.pre_logits\.fc\.', 'head.fc1.'),
+        (r'^head\.pre_logits\.norm\.', 'head.norm.'),
+        (r'^head\.fc\.', 'head.fc2.'),
+    )
+    renamed = {}
+    for key, value in state_dict.items():
+        name = next((new for pattern in patterns if (new := re.sub(*pattern, key)) != key), key)
+        renamed[name] = value
+    return renamed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import pickle
 import re
 from collections.abc import Callable
@@ -20,6 +21,10 @@ from torch import Tensor, nn
 from .errors import UserError
 
 HUB = 'hf-hub:'
+SHA256 = {  # of model.safetensors, where the hub's pages that were at hand show it
+    'timm/mambaout_base.in1k': '19723a5235e3d68c7b46b49f5d1025a61df6ddc6d42d555e33c1fbe9f139769c',
+    'timm/mambaout_small_rw.sw_e450_in1k': '893c9ba8676ca80a87293a120c8ab46c8d1a11b767c9acd24b02f4b7996e1e86',
+}
 
 
 def _statistic(owner: type, name: str) -> Callable:
@@ -39,6 +44,18 @@ SAFE_TYPES = [
     *((getattr(np._core.multiarray, name), f'numpy.{core}.multiarray.{name}')
       for name in ('_reconstruct', 'scalar') for core in ('core', '_core')),
 ]  # fmt: skip
+
+
+_trusting = False
+
+
+def trust_checkpoints() -> None:
+    """From now on, let checkpoint files run the code that they hold: ``--trust-checkpoint``, a user's explicit word."""
+    global _trusting
+    _trusting = True
+    print_log(
+        'CHECKPOINT FILES ARE TRUSTED: whatever code they hold will run with your rights', 'current', logging.WARNING
+    )
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device | Callable | None = 'cpu') -> dict:
@@ -61,14 +78,15 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
         if path.suffix == '.safetensors':
             return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(SAFE_TYPES):
-            content = torch.load(path, map_location=map_location, weights_only=True)
+            content = torch.load(path, map_location=map_location, weights_only=not _trusting)
     except OSError as error:
         raise UserError(f'checkpoint {path} cannot be read: {error.strerror or error}') from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
         if code := re.search(r'(?<=Unsupported global: GLOBAL )\S+|getattr\(.*', str(error)):
             raise UserError(
                 f'checkpoint {path} was refused: besides weights it holds something that could run code [{code[0]}]; '
-                'only tensors, plain Python and the loss curves of mmengine are read'
+                'only tensors, plain Python and the loss curves of mmengine are read. If you know where the file comes '
+                'from, train.py and test.py run its code under --trust-checkpoint'
             ) from error
         raise UserError(
             f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged, cut off or no checkpoint at all; copy or '
@@ -79,19 +97,15 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
     return content
 
 
-def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> None:
-    """Load a backbone's weights strictly, and say what was loaded and what was not.
-
-    Left out on purpose: the classifier (``head.*``) of the published weights, stages that the module was built
-    without, and, where the weights hold none, the output norms, which keep their initial values.
+def read_backbone(checkpoint: str, prefix: str = '') -> dict[str, Tensor]:
+    """The weights of a backbone, under the names that the file has for them.
 
     Args:
-        module: A backbone with a ``rename(state_dict)`` that maps published names to its own.
-        checkpoint: ``hf-hub:<repository>``, a URL, or a local ``.pth`` or ``.safetensors`` file.
+        checkpoint: As in :func:`fetch`.
         prefix: Take only the keys below this one; ``'backbone'`` is found by itself.
 
     Raises:
-        UserError: If the weights cannot be had or read, or if any other key is missing, unexpected or of another shape.
+        UserError: If the weights cannot be had or read, or if there are none below the prefix.
     """
     state = read_checkpoint(fetch(checkpoint))
     for key in ('state_dict', 'model'):
@@ -99,13 +113,34 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     prefix = prefix and prefix.removesuffix('.') + '.'
     if not prefix and any(k.startswith('backbone.') for k in state):
         prefix = 'backbone.'  # a detector or segmentor
-    if prefix:
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    state = module.rename(state)
+    weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+        raise UserError(f'{checkpoint} holds no named weights below {prefix!r}: {", ".join(list(state)[:5])}')
+    if len(weights) < len(state):
+        others = _families([k for k in state if not k.startswith(prefix)])
+        print_log(f'{checkpoint}: {prefix}* is taken, and not used: {others}', logger='current')
+    return weights
+
+
+def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> None:
+    """Load a backbone's weights strictly, and say what was loaded and what was not.
+
+    Left out on purpose: the classifier (``head.*``) of the published weights where the module has none, stages that it
+    was built without, and, where the weights hold none, the output norms, which keep their initial values.
+
+    Args:
+        module: A backbone with a ``rename(state_dict)`` that maps published names to its own.
+        checkpoint: ``hf-hub:<repository>``, a URL, or a local ``.pth`` or ``.safetensors`` file.
+        prefix: As in :func:`read_backbone`.
+
+    Raises:
+        UserError: If the weights cannot be had or read, or if any other key is missing, unexpected or of another shape.
+    """
+    state = module.rename(read_backbone(checkpoint, prefix))
     own = module.state_dict()
     new = [k for k in own if k.startswith('out_norms.') and k not in state]
     unbuilt = tuple(f'stages.{i}.' for i in range(len(module.stages), 10))
-    dropped = [k for k in state if k.startswith(('head.', *unbuilt))]
+    dropped = [k for k in state if k not in own and k.startswith(('head.', *unbuilt))]
     fitting = {k: v for k, v in state.items() if k not in set(dropped)}
     refuse_mismatch(checkpoint, {k: v for k, v in own.items() if k not in set(new)}, fitting)
     module.load_state_dict(fitting, strict=False)
@@ -146,12 +181,15 @@ def fetch(checkpoint: str) -> Path:
         checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, or a path.
 
     Raises:
-        UserError: If it cannot be downloaded, with what to do instead.
+        UserError: If it cannot be downloaded, with what to do instead; if its content is not what its hash says.
     """
     try:
         if checkpoint.startswith(HUB):
             repository, _, revision = checkpoint.removeprefix(HUB).partition('@')
-            return Path(hf_hub_download(repository, 'model.safetensors', revision=revision or None))
+            path = Path(hf_hub_download(repository, 'model.safetensors', revision=revision or None))
+            blob = path.resolve().name  # the hub's cache names large files by their hash
+            _verify(path, SHA256.get(repository) or (blob if re.fullmatch('[0-9a-f]{64}', blob) else ''))
+            return path
         if urlparse(checkpoint).scheme in ('http', 'https'):
             # files of one name at several places are common: model.safetensors
             place = hashlib.sha256(checkpoint.encode()).hexdigest()[:8]
@@ -159,6 +197,8 @@ def fetch(checkpoint: str) -> Path:
             if not cached.is_file():
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(checkpoint, str(cached))
+            stated = re.search(r'-([0-9a-f]{8,64})\.\w+$', cached.name)  # as torch's and OpenMMLab's files are named
+            _verify(cached, stated[1] if stated else '')
             return cached
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         name = f'model.safetensors of {checkpoint.removeprefix(HUB)}' if checkpoint.startswith(HUB) else checkpoint
@@ -168,3 +208,14 @@ def fetch(checkpoint: str) -> Path:
             'or train from scratch: --cfg-options model.backbone.init_cfg=None'
         ) from error
     return Path(checkpoint)
+
+
+def _verify(path: Path, beginning: str) -> None:
+    """Raise a :class:`UserError` if a downloaded file's SHA-256 does not begin so."""
+    with path.open('rb') as file:
+        digest = hashlib.file_digest(file, 'sha256').hexdigest() if beginning else ''
+    if not digest.startswith(beginning):
+        raise UserError(
+            f'{path.resolve()} is damaged or not the file that was asked for: its SHA-256 is {digest} and should begin '
+            f'with {beginning}. Delete it and download it again'
+        )

@@ -4,7 +4,7 @@ model = dict(
     backbone=dict(
         arch='base',
         drop_path_rate=0.6,  # ours: unpublished for COCO; the value of the authors' ImageNet training
-        init_cfg=dict(checkpoint='hf-hub:timm/mambaout_base.in1k'),
+        init_cfg=dict(checkpoint='hf-hub:timm/mambaout_base.in1k@2b222e33224daef82dfc0ad7c140b3c5b441d021'),
     ),
     neck=dict(in_channels=[128, 256, 512, 768]),
 )

@@ -2,12 +2,13 @@
 
 Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it) changes these entries and no others:
 
-- ``MODELS['MambaOut']``: the backbone (:mod:`backbones.mambaout`)
+- ``MODELS['MambaOut']``, ``MODELS['MambaOutClassifier']``: the backbone, and with its classifier
+  (:mod:`backbones.mambaout`)
 - ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``: fp16 on CUDA, fp32 elsewhere (:mod:`mmengine_plugin.optim`)
 - ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`mmengine_plugin.checkpoint`)
 - ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`mmengine_plugin.guards`)
-- ``CheckpointLoader`` for local files, ``http://``, ``https://`` and, new, ``hf-hub:``: run no code that a checkpoint
-  brings along (:mod:`mmengine_plugin.checkpoint`)
+- ``CheckpointLoader``, every scheme and a new one, ``hf-hub:``: run no code that a checkpoint brings along
+  (:mod:`mmengine_plugin.checkpoint`)
 - ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`mmengine_plugin.mmcv_ext`)
 """
 

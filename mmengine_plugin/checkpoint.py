@@ -1,17 +1,21 @@
 """Checkpoints: read without running code, loaded whole or not at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import checkpoint as upstream
 from torch import device
 
+from backbones.errors import UserError, did_you_mean
 from backbones.weights import HUB, fetch, read_checkpoint, refuse_mismatch
 
+Location = str | device | Callable | None
 
-def load(filename: str, map_location: str | device | Callable | None = None) -> dict:
+
+def load_from_file(filename: str, map_location: Location = None) -> dict:
     """A checkpoint, for whoever asks mmengine's loader: resume, load_from, test, init_cfg and the inferencers.
 
     mmengine's own readers run what a file brings along: they unpickle with ``weights_only=False``, and resuming and
@@ -25,12 +29,45 @@ def load(filename: str, map_location: str | device | Callable | None = None) -> 
         UserError: If the file cannot be had, is damaged, or holds code.
     """
     checkpoint = read_checkpoint(fetch(filename), map_location)
-    for text in ('config', 'cfg'):
-        checkpoint.get('meta', {}).pop(text, None)
+    for keys in (('meta',), ('message_hub', 'runtime_info')):
+        section = checkpoint
+        for key in keys:
+            section = section.get(key) if isinstance(section, Mapping) else None
+        for text in ('config', 'cfg'):
+            if isinstance(section, dict):
+                section.pop(text, None)
     return checkpoint
 
 
-CheckpointLoader.register_scheme(prefixes=('', 'http://', 'https://', HUB), loader=load, force=True)
+def load_from_zoo(filename: str, map_location: Location = None) -> dict:
+    """A checkpoint that mmengine knows by name, for example ``torchvision://resnet50``.
+
+    Raises:
+        UserError: If the name is unknown, and as :func:`load_from_file`.
+    """
+    zoo, name = filename.split('://', 1)
+    if zoo in ('modelzoo', 'torchvision'):
+        urls = upstream.get_torchvision_models()
+    else:
+        urls = upstream.get_mmcls_models() if zoo == 'mmcls' else upstream.get_external_models()
+        name = upstream.get_deprecated_model_names().get(name, name)
+    if name not in urls:
+        raise UserError(f'{filename}: {zoo} has no weights of this name{did_you_mean(name, urls)}')
+    checkpoint = load_from_file(urls[name], map_location)
+    return upstream._process_mmcls_checkpoint(checkpoint) if zoo == 'mmcls' else checkpoint
+
+
+def refuse(filename: str, map_location: Location = None) -> dict:
+    """Answer a storage whose reader in mmengine would run the code in a file."""
+    raise UserError(f'{filename}: this kind of address is not read; copy the file here and pass its path')
+
+
+for prefixes, loader in (
+    (('', 'http://', 'https://', HUB), load_from_file),
+    (('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://', 'mmcls://'), load_from_zoo),
+    (('pavi://', r'(\S+\:)?s3://', r'(\S+\:)?petrel://'), refuse),
+):
+    CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
 
 
 @HOOKS.register_module()

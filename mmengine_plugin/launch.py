@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import mmengine.registry
@@ -17,6 +18,7 @@ from mmengine.registry import MODELS, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from backbones import weights
 from backbones.errors import UserError, did_you_mean
 
 # what the Runner and OpenMMLab's programs look up in the config, besides the Runner's arguments
@@ -38,11 +40,10 @@ class Options(DictAction):
             parser.error(f'--cfg-options takes KEY=VALUE pairs without blanks around "=", and got: {" ".join(values)}')
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that training and testing share, named as OpenMMLab's tools name them."""
-    parser = argparse.ArgumentParser(description=description)
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that name a config: those of every tool that reads one."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs and results go (default: work_dirs/<name of the config>)')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -51,8 +52,20 @@ def parser(description: str) -> argparse.ArgumentParser:
         metavar='KEY=VALUE',
         help='override settings, for example train_dataloader.batch_size=4 or model.backbone.init_cfg=None',
     )
+    return parser
+
+
+def run_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that training and testing share, named as OpenMMLab's tools name them."""
+    parser = config_parser(description)
+    parser.add_argument('--work-dir', help='where logs and results go (default: work_dirs/<name of the config>)')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument(
+        '--trust-checkpoint',
+        action='store_true',
+        help='let checkpoint files run whatever code they hold; only for files whose origin you know',
+    )
     return parser
 
 
@@ -78,36 +91,46 @@ def run(main: Callable[[], None]) -> None:
         )
 
 
-def load_config(args: argparse.Namespace) -> Config:
-    """Read the config of a command line and merge its ``--cfg-options`` and ``--work-dir`` into it.
+def load_config(path: str, options: Mapping[str, object]) -> Config:
+    """Read a config and merge ``--cfg-options`` into it.
 
     Raises:
         UserError: If the file or a base of it is missing, if its model's backbone is ours and its plugin was not
             imported, or if an option names a key that exists nowhere.
     """
-    if not Path(args.config).is_file():
-        near = [str(p) for p in Path(args.config).parent.glob('*.py')]
-        raise UserError(f'config {args.config} does not exist{did_you_mean(args.config, near)}')
+    if not Path(path).is_file():
+        near = [str(p) for p in Path(path).parent.glob('*.py')]
+        raise UserError(f'config {path} does not exist{did_you_mean(path, near)}')
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
     except FileNotFoundError as error:
-        raise UserError(f'config {args.config}: its base {error.filename or error} does not exist') from error
+        raise UserError(f'config {path}: its base {error.filename or error} does not exist') from error
     except (OSError, SyntaxError, TypeError) as error:
         if isinstance(error, TypeError) and 'cannot inherit from base' not in str(error):
             raise
-        raise UserError(f'config {args.config}: {error}') from error
+        raise UserError(f'config {path}: {error}') from error
     except ImportError as error:
-        raise UserError(f'config {args.config}: {error.__cause__ or error}') from error
+        raise UserError(f'config {path}: {error.__cause__ or error}') from error
     if 'model' not in cfg or 'default_scope' not in cfg:
-        raise UserError(
-            f'config {args.config} has no model and default_scope: is it a base rather than a whole config?'
-        )
+        raise UserError(f'config {path} has no model and default_scope: is it a base rather than a whole config?')
     check_plugin(cfg)
+    for key in options:
+        check_option(cfg, key)
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+def load_run(args: argparse.Namespace) -> Config:
+    """The config of a training or a test, as the arguments of :func:`run_parser` have it.
+
+    Raises:
+        UserError: As :func:`load_config`, and if a launcher is named that did not start this process.
+    """
     if args.launcher == 'pytorch' and 'RANK' not in os.environ:
         raise UserError('--launcher pytorch: start it by torchrun --nproc_per_node=GPUS, which sets RANK and its kin')
-    for key in args.cfg_options:
-        check_option(cfg, key)
-    cfg.merge_from_dict(args.cfg_options)
+    if args.trust_checkpoint:
+        weights.trust_checkpoints()
+    cfg = load_config(args.config, args.cfg_options)
     hooks = cfg.get('custom_hooks') or []
     if not any(hook['type'] == 'StrictLoadHook' for hook in hooks):  # a config's own list replaces that of its base
         cfg.custom_hooks = [*hooks, dict(type='StrictLoadHook')]
@@ -120,7 +143,7 @@ def load_config(args: argparse.Namespace) -> Config:
 def check_plugin(cfg: Config) -> None:
     """Raise a :class:`UserError` if a backbone of ours stands in a config that does not import our plugin."""
     backbone = cfg.model.get('backbone', {}).get('type')
-    ours = getattr(MODELS.get(backbone) if backbone in MODELS else None, '__module__', '').startswith('backbones.')
+    ours = backbone and getattr(MODELS.get(backbone), '__module__', '').startswith('backbones.')
     if ours and not {'mmdet_plugin', 'mmseg_plugin'} & set(sys.modules):
         plugin = 'mmseg_plugin' if cfg.default_scope == 'mmseg' else 'mmdet_plugin'
         raise UserError(
@@ -170,13 +193,30 @@ def warn_of_batch(runner: Runner) -> None:
         )
 
 
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Write a file whole or not at all: gives the path to write to, which gets its name at the end.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
 def write_json(path: str | Path, content: object) -> None:
     """Write a JSON file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.tmp')
-    temporary.write_text(json.dumps(content, indent=2) + '\n')
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def _arguments(section: Mapping, cfg: Config) -> tuple[set[str], bool]:

@@ -55,7 +55,7 @@ def test_recipe_is_the_papers_and_where_unpublished_swins(head, size):
     assert 8 * cfg.train_dataloader.batch_size == 16 == cfg.auto_scale_lr.base_batch_size
     assert not cfg.auto_scale_lr.enable
     assert cfg.optim_wrapper.type == 'AmpOnCudaOptimWrapper'
-    assert cfg.model.backbone.init_cfg.checkpoint == f'hf-hub:timm/mambaout_{size}.in1k'
+    assert cfg.model.backbone.init_cfg.checkpoint.split('@')[0] == f'hf-hub:timm/mambaout_{size}.in1k'
     warmup, decay = cfg.param_scheduler
     if head == 'mask_rcnn':
         assert cfg.train_cfg.max_epochs == 12 and cfg.train_cfg.type == 'EpochBasedTrainLoop'

@@ -10,7 +10,7 @@ from mmengine_plugin.pictures import PicturesHook
 
 
 def main() -> None:
-    parser = launch.parser(__doc__)
+    parser = launch.run_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='write the predictions to this .pkl file')
     parser.add_argument('--json', help='write the scores to this file')
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
     args = parser.parse_args()
-    cfg = launch.load_config(args)
+    cfg = launch.load_run(args)
     cfg.load_from = args.checkpoint
     if args.tta:
         if 'tta_model' not in cfg:

@@ -10,13 +10,13 @@ from mmengine_plugin import launch
 
 
 def main() -> None:
-    parser = launch.parser(__doc__)
+    parser = launch.run_parser(__doc__)
     parser.add_argument('--amp', action='store_true', help='mixed precision; the configs of the paper have it on GPUs')
     parser.add_argument('--no-amp', action='store_true', help='fp32')
     parser.add_argument('--resume', nargs='?', const='auto', help='go on from a checkpoint, or from the newest one')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the global batch')
     args = parser.parse_args()
-    cfg = launch.load_config(args)
+    cfg = launch.load_run(args)
     if args.amp and args.no_amp:
         raise UserError('--amp and --no-amp exclude each other')
     if args.amp or args.no_amp:

@@ -1,5 +1,8 @@
 """Published weights load whole, under either naming, or are refused with the name of the key at fault."""
 
+import hashlib
+from pathlib import Path
+
 import pytest
 import safetensors.torch
 import timm
@@ -7,8 +10,9 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
-from backbones import MambaOut, UserError
-from backbones.weights import read_checkpoint
+from backbones import MambaOut, MambaOutClassifier, UserError
+from backbones.mambaout import ARCHS
+from backbones.weights import SHA256, read_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -48,31 +52,91 @@ def load(path) -> MambaOut:
     return model.eval()
 
 
-@pytest.mark.parametrize('naming', ['timm', 'authors', 'ours'])
-def test_weights_of_every_naming_give_timms_features(published, tmp_path, naming):
-    if naming == 'timm':
-        safetensors.torch.save_file(published, path := tmp_path / 'model.safetensors')
-    elif naming == 'authors':
-        torch.save(authors_names(published), path := tmp_path / 'mambaout_femto.pth')
-    else:
-        ours = {f'backbone.{k}': v for k, v in published.items() if not k.startswith('head.')}
-        ours |= {
-            f'backbone.out_norms.{i}.{n}': torch.full((d,), 2.0)
-            for i, d in enumerate((48, 96, 192, 288))
-            for n in ('weight', 'bias')
-        }
-        torch.save(dict(state_dict=ours | {'neck.weight': torch.ones(1)}, meta={}), path := tmp_path / 'detector.pth')
-    twin = timm.create_model('mambaout_femto', features_only=True).eval()
-    twin.load_state_dict(
-        {k.replace('stages.', 'stages_', 1): v for k, v in published.items() if not k.startswith('head.')}
-    )
+def assert_features_and_logits_are_timms(twin: nn.Module, arch: str, checkpoint: str) -> None:
+    """A backbone and a classifier with the weights of ``checkpoint`` compute what ``twin`` does."""
+    init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
-        model = load(path)
-        assert model.out_norms['3'].weight.eq(2 if naming == 'ours' else 1).all()
-        model.out_norms = nn.ModuleDict({str(i): nn.Identity() for i in range(4)})
-        for a, b in zip(model(image), twin(image), strict=True):
-            torch.testing.assert_close(a, b.permute(0, 3, 1, 2), rtol=1e-5, atol=1e-5)
+        backbone = MambaOut(arch, out_norm=False, init_cfg=init_cfg)
+        backbone.init_weights()
+        maps = twin.eval().forward_intermediates(image, intermediates_only=True)
+        for ours, timms in zip(backbone.eval()(image), maps, strict=True):
+            torch.testing.assert_close(ours, timms, rtol=0, atol=1e-5 * float(timms.abs().max()))
+        classifier = MambaOutClassifier(arch, num_classes=twin.num_classes, init_cfg=init_cfg)
+        classifier.init_weights()
+        logits = twin(image)
+        torch.testing.assert_close(classifier.eval()(image), logits, rtol=0, atol=1e-5 * float(logits.abs().max()))
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_weights_in_the_authors_names_give_timms_features_and_logits(arch, tmp_path):
+    twin = timm.create_model(f'mambaout_{arch}')
+    torch.save(dict(model=authors_names(twin.state_dict())), path := tmp_path / f'mambaout_{arch}.pth')
+    assert_features_and_logits_are_timms(twin, arch, str(path))
+    path.unlink()
+
+
+def fill_hub_cache(cache: Path, repository: str, state: dict[str, torch.Tensor], revision: str) -> Path:
+    """Put weights where a download by the hub's client puts them; returns the file that holds them."""
+    folder = cache / f'models--{repository.replace("/", "--")}'
+    for name in ('blobs', 'refs', f'snapshots/{revision}'):
+        (folder / name).mkdir(parents=True)
+    safetensors.torch.save_file(state, path := folder / 'blobs/new')
+    with path.open('rb') as file:
+        blob = path.rename(folder / 'blobs' / hashlib.file_digest(file, 'sha256').hexdigest())
+    (folder / 'refs/main').write_text(revision)
+    (folder / f'snapshots/{revision}/model.safetensors').symlink_to(f'../../blobs/{blob.name}')
+    return blob
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """The only place where the hub's client finds anything: an empty cache, without a network."""
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    return tmp_path
+
+
+@pytest.mark.parametrize('tag', timm.list_pretrained('mambaout*'))
+def test_every_published_tag_loads_from_a_filled_hub_cache(tag, hub_cache, monkeypatch):
+    monkeypatch.setattr('backbones.weights.SHA256', {})  # the real files'; these weights are random
+    twin = timm.create_model(tag)
+    blob = fill_hub_cache(hub_cache, f'timm/{tag}', twin.state_dict(), revision='ab' * 20)
+    arch = tag.split('.')[0].removeprefix('mambaout_')
+    assert_features_and_logits_are_timms(twin, arch, f'hf-hub:timm/{tag}')
+    blob.unlink()
+
+
+def test_a_revision_is_taken_by_its_name(published, hub_cache):
+    fill_hub_cache(hub_cache, 'someone/mine', published, revision='cd' * 20)
+    load(f'hf-hub:someone/mine@{"cd" * 20}')
+    with pytest.raises(UserError, match=f'Fetch model.safetensors of someone/mine@{"ef" * 20}'):
+        load(f'hf-hub:someone/mine@{"ef" * 20}')
+
+
+def test_a_file_of_the_hub_must_have_its_hash(published, hub_cache):
+    blob = fill_hub_cache(hub_cache, 'someone/mine', published, revision='cd' * 20)
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(UserError, match=f'{blob.name} is damaged or not the file .* should begin with {blob.name}'):
+        load('hf-hub:someone/mine')
+
+
+def test_known_weights_of_the_hub_are_known_by_their_hash(published, hub_cache):
+    fill_hub_cache(hub_cache, 'timm/mambaout_base.in1k', published, revision='cd' * 20)
+    with pytest.raises(UserError, match=f'should begin with {SHA256["timm/mambaout_base.in1k"]}'):
+        load('hf-hub:timm/mambaout_base.in1k')
+
+
+def test_the_backbone_of_a_whole_detector_is_taken_with_its_output_norms(published, tmp_path):
+    ours = {f'backbone.{k}': v for k, v in published.items() if not k.startswith('head.')}
+    for i, dim in enumerate((48, 96, 192, 288)):
+        ours |= {f'backbone.out_norms.{i}.{name}': torch.full((dim,), 2.0) for name in ('weight', 'bias')}
+    torch.save(dict(state_dict=ours | {'neck.weight': torch.ones(1)}, meta={}), path := tmp_path / 'detector.pth')
+    state = load(path).state_dict()
+    assert {f'backbone.{k}' for k in state} == set(ours)
+    assert all(torch.equal(v, ours[f'backbone.{k}']) for k, v in state.items())
 
 
 def test_the_log_says_what_was_loaded_and_what_was_not(published, tmp_path):
@@ -121,28 +185,6 @@ def test_a_truncated_file_is_named_as_damaged(published, tmp_path, suffix, part)
         read_checkpoint(path)
 
 
-class Payload:
-    """Unpickling it would create a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), 'w')
-
-
-def test_code_in_a_checkpoint_is_refused_and_not_run(published, tmp_path):
-    torch.save(
-        dict(state_dict=published, optimizer=dict(state=Payload(tmp_path / 'ran'))), path := tmp_path / 'evil.pth'
-    )
-    with pytest.raises(UserError, match='could run code .*open'):
-        read_checkpoint(path)
-    assert not (tmp_path / 'ran').exists()
-
-
-def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
-    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    model = MambaOut('femto', init_cfg=dict(type='Pretrained', checkpoint='hf-hub:timm/mambaout_femto.in1k'))
+def test_weights_that_cannot_be_downloaded_say_what_to_do(hub_cache):
     with pytest.raises(UserError, match=r'cannot download .*init_cfg.checkpoint=.*init_cfg=None'):
-        model.init_weights()
+        load('hf-hub:timm/mambaout_femto.in1k')

@@ -201,8 +201,9 @@ def test_fine_tuning_on_other_classes_names_what_starts_anew(tool, mini_data, de
 
 def test_resuming_runs_nothing_that_a_checkpoint_brings_along(tool, mini_data, detector, tmp_path):
     checkpoint = torch.load(detector[0] / 'epoch_2.pth', weights_only=False)
-    for text in ('config', 'cfg'):
-        checkpoint['meta'][text] = f"open({str(tmp_path / 'ran')!r}, 'w')"
+    text = f"a = open({str(tmp_path / 'ran')!r}, 'w').close()"
+    checkpoint['meta'] |= dict(config=text, cfg=text)
+    checkpoint['message_hub']['runtime_info']['cfg'] = text
     torch.save(checkpoint, tmp_path / 'evil.pth')
     options = ['--work-dir', tmp_path, '--resume', tmp_path / 'evil.pth', '--cfg-options', *TWO_EPOCHS]
     done = tool('train.py', DETECTION, *options, 'train_cfg.max_epochs=3', cwd=mini_data)

@@ -1,0 +1,133 @@
+"""``get_flops.py`` gives the figures that were published: the paper's, Swin's, ConvNeXt's and timm's."""
+
+import csv
+import json
+from pathlib import Path
+
+import mmdet
+import mmseg
+import pytest
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones import UserError
+from backbones.mambaout import ARCHS
+from tests.conftest import ROOT
+from tools.get_flops import count
+
+TABLE = list(csv.DictReader((ROOT / 'docs/models.csv').open()))
+SWIN = {
+    'mask_rcnn': Path(mmdet.__file__).parent / '.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
+    'upernet': Path(mmseg.__file__).parent
+    / '.mim/configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+}
+SHAPES = dict(mask_rcnn=(800, 1280), upernet=(512, 2048))
+
+
+def task(config: str) -> str:
+    return 'upernet' if config.startswith('upernet') else 'mask_rcnn'
+
+
+@pytest.mark.parametrize('row', [row for row in TABLE if row['paper_macs']], ids=lambda row: row['config'])
+def test_figures_are_the_papers(row):
+    figures = count(Config.fromfile(ROOT / f'configs/{row["config"]}.py'), *SHAPES[task(row['config'])])
+    assert round(figures['params'] / 1e6) == int(row['paper_params'])
+    assert abs(figures['macs'] / 1e9 - int(row['paper_macs'])) < 1.0
+    assert figures['uncounted'] == {}
+    for key in ('params', 'macs'):  # the parts are the whole; the model table has what is counted
+        assert sum(part[key] for part in figures['parts'].values()) == figures[key]
+        assert float(row[key]) == pytest.approx(figures[key] / (1e6 if key == 'params' else 1e9), abs=0.05)
+
+
+def test_parts_are_those_of_the_detector_and_of_the_segmentor(tool, tmp_path):
+    expected = {
+        'mini/mask_rcnn_mambaout_mini': ['backbone', 'neck', 'rpn_head', 'roi_head.bbox_head', 'roi_head.mask_head'],
+        'mini/upernet_mambaout_mini': ['backbone', 'decode_head', 'auxiliary_head', 'between them'],
+    }
+    for config, parts in expected.items():
+        done = tool('get_flops.py', f'configs/{config}.py', '--shape', 160, 224, '--json', tmp_path / 'figures.json')
+        assert done.returncode == 0, done.stdout
+        figures = json.loads((tmp_path / 'figures.json').read_text())
+        assert list(figures['parts']) == parts and figures['shape'] == [160, 224]
+        for name, part in figures['parts'].items():
+            assert f'{name:22}{part["params"] / 1e6:12.2f}{part["macs"] / 1e9:12.2f}\n' in done.stdout
+    assert figures['parts']['auxiliary_head']['macs'] == 0 < figures['parts']['auxiliary_head']['params']
+
+
+@pytest.mark.parametrize(('head', 'params', 'macs'), [('mask_rcnn', 48, 267), ('upernet', 60, 945)])
+def test_upstreams_own_swin_configs_give_swins_published_figures(head, params, macs):
+    figures = count(Config.fromfile(SWIN[head]), *SHAPES[head])
+    assert round(figures['params'] / 1e6) == params
+    assert figures['macs'] / 1e9 == pytest.approx(macs, rel=0.01)
+
+
+@pytest.mark.parametrize(('head', 'params', 'macs'), [('mask_rcnn', 48, 262), ('upernet', 60, 939)])
+def test_convnext_gives_its_published_figures(head, params, macs):
+    pytest.importorskip('mmpretrain')
+    cfg = Config.fromfile(ROOT / f'configs/{head}_mambaout_tiny.py')
+    cfg.model.backbone = dict(
+        type='mmpretrain.ConvNeXt', arch='tiny', out_indices=[0, 1, 2, 3], gap_before_final_norm=False
+    )
+    widths = [96, 192, 384, 768]
+    if head == 'mask_rcnn':
+        cfg.model.neck.in_channels = widths
+    else:
+        cfg.model.decode_head.in_channels, cfg.model.auxiliary_head.in_channels = widths, widths[2]
+    figures = count(cfg, *SHAPES[head])
+    assert round(figures['params'] / 1e6) == params
+    assert figures['macs'] / 1e9 == pytest.approx(macs, rel=0.01)
+
+
+IMAGENET = dict(  # millions and G: the paper, Table 4, and where they were at hand the cards of timm's own
+    femto=(7.3, 1.2),
+    kobe=(9.1, 1.5),
+    tiny=(26.5, 4.5),
+    small=(48.5, 9.0),
+    base=(84.8, 15.8),
+    base_short_rw=(88.8, 16.3),
+    base_tall_rw=(86.5, 16.1),
+    base_plus_rw=(101.7, 19.2),
+)
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_imagenet_figures_are_the_published_ones_and_timms(arch):
+    cfg = Config.fromfile(ROOT / 'configs/imagenet_mambaout.py')
+    cfg.model.arch = arch
+    figures = count(cfg, 224, 224)
+    twin = timm.create_model(f'mambaout_{arch}').eval()
+    assert figures['params'] == sum(p.numel() for p in twin.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:  # PyTorch's own: convolutions and products
+        twin(torch.rand(1, 3, 224, 224))
+    products = counter.get_total_flops() / 2
+    assert products < figures['macs'] < 1.02 * products  # the rest is LayerNorm's
+    if arch in IMAGENET:
+        params, macs = IMAGENET[arch]
+        assert figures['params'] / 1e6 == pytest.approx(params, abs=0.06)
+        # some publish with the norms and some without
+        assert products / 1e9 - 0.05 <= macs <= figures['macs'] / 1e9 + 0.05
+
+
+def test_an_image_too_small_for_1000_proposals_is_refused():
+    with pytest.raises(UserError, match='proposals, not 1000.*--shape'):
+        count(Config.fromfile(ROOT / 'configs/mask_rcnn_mambaout_femto.py'), 64, 64)
+
+
+@MODELS.register_module()
+class Bilinear(torch.nn.Module):
+    """Multiplies by weights in an operator that the tracer has no rule for."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.rand(4, 4, 4))
+
+    def forward(self, x):
+        return torch.bilinear(x[0, 0, :, :4], x[0, 0, :, :4], self.weight, None)
+
+
+def test_an_operator_without_a_rule_is_named_and_not_taken_for_nothing():
+    figures = count(Config(dict(default_scope='mmengine', model=dict(type='Bilinear'))), 224, 224)
+    assert figures['uncounted'] == {'aten::bilinear': 1}
