@@ -1,7 +1,10 @@
 """Published weights load whole, under either naming, or are refused with the name of the key at fault."""
 
 import hashlib
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import safetensors.torch
@@ -127,6 +130,27 @@ def test_known_weights_of_the_hub_are_known_by_their_hash(published, hub_cache):
     fill_hub_cache(hub_cache, 'timm/mambaout_base.in1k', published, revision='cd' * 20)
     with pytest.raises(UserError, match=f'should begin with {SHA256["timm/mambaout_base.in1k"]}'):
         load('hf-hub:timm/mambaout_base.in1k')
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """The address under which a folder, `tmp_path/remote`, is served; downloads go to an empty cache."""
+    (tmp_path / 'remote').mkdir()
+    monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path / 'cache'))
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'remote')
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f'http://127.0.0.1:{server.server_port}'
+        server.shutdown()
+
+
+def test_a_release_is_downloaded_once(published, server, tmp_path):
+    torch.save(dict(model=authors_names(published)), path := tmp_path / 'remote/mambaout_femto.pth')
+    for _ in range(2):  # the second time, the server has it no more
+        assert torch.equal(load(f'{server}/mambaout_femto.pth').stem.conv1.weight, published['stem.conv1.weight'])
+        path.unlink(missing_ok=True)
+    with pytest.raises(UserError, match=r'cannot download .*Fetch http\S+mambaout_kobe.pth where there is a network'):
+        load(f'{server}/mambaout_kobe.pth')
 
 
 def test_the_backbone_of_a_whole_detector_is_taken_with_its_output_norms(published, tmp_path):

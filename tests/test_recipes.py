@@ -1,0 +1,183 @@
+"""An audit: every setting of a recipe is the paper's, its author's, upstream's Swin recipe's, or listed here as ours.
+
+The paper (section 4) names the framework, the heads, AdamW, the rate, the batch, the length, the image size and fp16;
+its author (repository, issue #251) points to Swin's configs for the rest, adds the output norms and, for ADE20K, the
+drop path.
+"""
+
+from pathlib import Path
+
+import mmdet
+import mmseg
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+
+from backbones.mambaout import ARCHS
+from tests.conftest import ROOT
+
+SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
+SWIN = {
+    'mask_rcnn': Path(mmdet.__file__).parent / '.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
+    'upernet': Path(mmseg.__file__).parent
+    / '.mim/configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+}
+# what a Runner is built from; other names in a config are only used to write these
+SETTINGS = (
+    *('model', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'default_hooks', 'custom_hooks', 'env_cfg'),
+    *(f'{split}_{part}' for split in ('train', 'val', 'test') for part in ('dataloader', 'cfg', 'evaluator')),
+    *('log_processor', 'load_from', 'resume', 'randomness', 'tta_model', 'tta_pipeline'),
+)
+
+PAPERS = {
+    'mask_rcnn': {
+        'model.type': 'MaskRCNN',
+        'optim_wrapper.optimizer.type': 'AdamW',
+        'optim_wrapper.optimizer.lr': 1e-4,
+        'auto_scale_lr.base_batch_size': 16,
+        'train_cfg.max_epochs': 12,
+        'train_dataloader.dataset.pipeline.2.scale': [1333, 800],
+    },
+    'upernet': {
+        'model.decode_head.type': 'UPerHead',
+        'optim_wrapper.optimizer.type': 'AdamW',
+        'optim_wrapper.optimizer.lr': 1e-4,
+        'auto_scale_lr.base_batch_size': 16,
+        'train_cfg.max_iters': 160000,
+    },
+}
+
+ABSENT = 'absent'
+CHECKED = 'ours: the same data, checked before training starts'
+KEPT = 'ours: what is kept of a run, not how it trains'
+NORMS = 'ours: norms are spared by their type, not by their name; which parameters differ is tested below'
+NONE = 'MambaOut has no such parameter'
+DECAY = 'optim_wrapper.paramwise_cfg'
+BOTH = {  # setting: Swin's, ours, whose word it is
+    'optim_wrapper.type': ('OptimWrapper', 'AmpOnCudaOptimWrapper', 'the paper: fp16'),
+    f'{DECAY}.norm_decay_mult': (ABSENT, 0.0, NORMS),
+    f'{DECAY}.custom_keys.norm.decay_mult': (0.0, ABSENT, NORMS),
+    f'{DECAY}.custom_keys.absolute_pos_embed.decay_mult': (0.0, ABSENT, NONE),
+    f'{DECAY}.custom_keys.relative_position_bias_table.decay_mult': (0.0, ABSENT, NONE),
+    'default_hooks.checkpoint.max_keep_ckpts': (ABSENT, 2, KEPT),
+    'default_hooks.checkpoint.rule': (ABSENT, 'greater', KEPT),
+    'custom_hooks.0.type': (ABSENT, 'StrictLoadHook', 'ours: refuses checkpoints that do not fit'),
+    'custom_hooks.1.type': (ABSENT, 'NumClassesHook', 'ours: refuses heads that do not fit the data'),
+}
+DIFFERENCES = {
+    'mask_rcnn': BOTH
+    | {
+        'train_dataloader.dataset.type': ('CocoDataset', 'CheckedCocoDataset', CHECKED),
+        'val_dataloader.dataset.type': ('CocoDataset', 'CheckedCocoDataset', CHECKED),
+        'test_dataloader.dataset.type': ('CocoDataset', 'CheckedCocoDataset', CHECKED),
+        'default_hooks.checkpoint.save_best': (ABSENT, 'coco/bbox_mAP', KEPT),
+    },
+    'upernet': BOTH
+    | {
+        'optim_wrapper.optimizer.lr': (6e-5, 1e-4, 'the paper'),
+        'auto_scale_lr.enable': (ABSENT, False, 'as in detection'),
+        'auto_scale_lr.base_batch_size': (ABSENT, 16, 'the paper'),
+        'train_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
+        'val_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
+        'test_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
+        'default_hooks.checkpoint.save_best': (ABSENT, 'mIoU', KEPT),
+    },
+}
+DROP_PATH = {  # Swin-T's is 0.2 and 0.3
+    'mask_rcnn': dict(femto=0.025, kobe=0.025, tiny=0.2, small=0.4, base=0.6),  # ours: the authors' on ImageNet
+    'upernet': dict(
+        femto=0.025,  # ours: the authors' on ImageNet
+        kobe=0.025,  # ours, likewise
+        tiny=0.3,  # the author
+        small=0.4,  # the author: 0.3 or 0.4
+        base=0.6,  # the author
+    ),
+}
+
+
+def flat(value: object, name: str = '') -> dict[str, object]:
+    """A config's settings by their dotted names; a list of numbers is one setting."""
+    if isinstance(value, dict) and value:
+        items = value.items()
+    elif isinstance(value, list | tuple) and value and isinstance(value[0], dict | list | tuple):
+        items = enumerate(value)
+    else:
+        return {name: list(value) if isinstance(value, tuple) else value}
+    return {k: v for key, part in items for k, v in flat(part, f'{name}.{key}' if name else str(key)).items()}
+
+
+def settings(path: Path) -> dict[str, object]:
+    """What a Runner sees; upstream's ``_scope_`` marks and all of the backbone but its drop path are left out."""
+    cfg = {key: value for key, value in Config.fromfile(path).to_dict().items() if key in SETTINGS}
+    keep = 'model.backbone.drop_path_rate'
+    return {
+        k: v
+        for k, v in flat(cfg).items()
+        if not k.endswith('_scope_') and (not k.startswith('model.backbone.') or k == keep)
+    }
+
+
+def config(head: str, size: str) -> Path:
+    return ROOT / f'configs/{head}_mambaout_{size}.py'
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('head', SWIN)
+def test_every_difference_to_swins_recipe_is_listed(head, size):
+    theirs, ours = settings(SWIN[head]), settings(config(head, size))
+    found = {
+        key: (theirs.get(key, ABSENT), ours.get(key, ABSENT))
+        for key in theirs | ours
+        if theirs.get(key, ABSENT) != ours.get(key, ABSENT)
+    }
+    expected = {key: (swins, our) for key, (swins, our, _) in DIFFERENCES[head].items()}
+    widths, swins = list(ARCHS[size].dims), [96, 192, 384, 768]
+    if head == 'mask_rcnn':
+        expected['model.neck.in_channels'] = (swins, widths)
+    else:
+        expected['model.decode_head.in_channels'] = (swins, widths)
+        expected['model.auxiliary_head.in_channels'] = (swins[2], widths[2])
+    expected['model.backbone.drop_path_rate'] = (theirs['model.backbone.drop_path_rate'], DROP_PATH[head][size])
+    assert found == {key: values for key, values in expected.items() if values[0] != values[1]}
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('head', SWIN)
+def test_what_the_paper_names_is_so(head, size):
+    ours = settings(config(head, size))
+    assert {key: ours[key] for key in PAPERS[head]} == PAPERS[head]
+    backbone = Config.fromfile(config(head, size)).model.backbone
+    assert (backbone.type, backbone.arch) == ('MambaOut', size)
+    assert backbone.init_cfg.checkpoint.split('@')[0] == f'hf-hub:timm/mambaout_{size}.in1k'  # ImageNet-1K weights
+    assert 'layer_decay' not in str(ours)  # the author: no layer-wise decay
+    assert 8 * ours['train_dataloader.batch_size'] == ours['auto_scale_lr.base_batch_size']  # 8 processes make up 16
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('head', SWIN)
+def test_weight_decay_of_every_parameter(head, size):
+    cfg, swin = Config.fromfile(config(head, size)), Config.fromfile(SWIN[head])
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+
+    def decays(paramwise) -> dict[str, float]:
+        wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer, paramwise_cfg=paramwise)
+        groups = build_optim_wrapper(model, wrapper).optimizer.param_groups
+        by_parameter = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+        return {name: by_parameter[id(p)] for name, p in model.named_parameters()}
+
+    ours, swins = (decays(c.optim_wrapper.paramwise_cfg) for c in (cfg, swin))
+    norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
+    spared = {
+        f'{m}.{k}' for m, module in model.named_modules() if isinstance(module, norms) for k in ('weight', 'bias')
+    }
+    decay = cfg.optim_wrapper.optimizer.weight_decay
+    assert decay == swin.optim_wrapper.optimizer.weight_decay
+    assert ours == {name: 0.0 if name in spared else decay for name in ours}
+    # Swin's rule goes by the name 'norm', which the batch norms of UperNet's heads do not have
+    differing = {name for name in ours if ours[name] != swins[name]}
+    assert differing == {name for name in spared if '.bn.' in name}
+    assert bool(differing) == (head == 'upernet')

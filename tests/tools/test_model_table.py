@@ -1,0 +1,23 @@
+"""The tables in the documents are those of the data file."""
+
+import csv
+
+import pytest
+
+from tests.conftest import ROOT
+from tools.model_table import DATA, TABLES, insert
+
+
+@pytest.mark.parametrize('document', TABLES)
+def test_documents_hold_what_the_data_file_says(document):
+    rows = list(csv.DictReader(DATA.open()))
+    text = (ROOT / document).read_text()
+    assert insert(text, rows, *TABLES[document]) == text
+    rows[2]['params'] = '1.00'
+    assert insert(text, rows, *TABLES[document]) != text
+
+
+def test_the_data_file_names_every_config_of_the_paper_and_a_log_for_each_score_of_ours():
+    rows = list(csv.DictReader(DATA.open()))
+    assert {row['config'] for row in rows} == {path.stem for path in (ROOT / 'configs').glob('*_mambaout_*.py')}
+    assert all(bool(row['score']) == bool(row['log']) for row in rows)
