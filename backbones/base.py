@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -78,6 +79,7 @@ class PyramidBackbone(BaseModule):
                 '(the stem and that many stages)'
             )
         self.out_indices = tuple(out_indices)
+        self.num_stages = count
         self.frozen_stages = frozen_stages
         self.stem = stem
         self.stages = nn.ModuleList(stages[: self.out_indices[-1] + 1])
@@ -89,13 +91,23 @@ class PyramidBackbone(BaseModule):
         self._freeze()
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``; without one, keep what the constructor drew."""
-        steps = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
-        if len(steps) == 1 and steps[0] and steps[0]['type'] == 'Pretrained':
-            load_pretrained(self, steps[0]['checkpoint'], steps[0].get('prefix', ''))
-            self._is_init = True
-        else:
-            super().init_weights()
+        """Apply ``init_cfg``; without one, keep what the constructor drew, and say so."""
+        steps = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
+        pretrained = [step for step in steps if step.get('type') == 'Pretrained']
+        if others := [step for step in steps if step and step not in pretrained]:
+            initialize(self, others)
+        for step in pretrained:
+            load_pretrained(self, step['checkpoint'], step.get('prefix', ''))
+        if not self.init_cfg:
+            print_log(f'{type(self).__name__}: no init_cfg: weights start at random or from a checkpoint', 'current')
+        self._is_init = True
+
+    @property
+    def unbuilt(self) -> tuple[str, ...]:
+        """Beginnings of the names of those published parameters that this model may be built without."""
+        stages = (f'stages.{i}.' for i in range(len(self.stages), self.num_stages))
+        norms = (f'out_norms.{i}.' for i in range(self.num_stages) if i not in self.out_indices)
+        return ('head.', *stages, *norms)
 
     def rename(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Published weights under this module's parameter names."""

@@ -167,6 +167,29 @@ class GatedCNNBlock(nn.Module):
         return x + self.drop_path(self.ls(branch))
 
 
+def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' names or timm's as ours, which are timm's."""
+    return checkpoint_filter_fn(state_dict, None)
+
+
+def authors_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of :func:`our_names`: ours as those of the authors' checkpoints."""
+    patterns = (
+        (r'^stem\.', 'downsample_layers.0.'),
+        (r'^stages\.(\d+)\.downsample\.', r'downsample_layers.\1.'),
+        (r'^stages\.(\d+)\.blocks\.', r'stages.\1.'),
+        (r'^head\.norm\.', 'norm.'),
+        (r'^head\.pre_logits\.fc\.', 'head.fc1.'),
+        (r'^head\.pre_logits\.norm\.', 'head.norm.'),
+        (r'^head\.fc\.', 'head.fc2.'),
+    )
+    renamed = {}
+    for key, value in state_dict.items():
+        name = next((new for pattern in patterns if (new := re.sub(*pattern, key)) != key), key)
+        renamed[name] = value
+    return renamed
+
+
 @MODELS.register_module()
 class MambaOut(PyramidBackbone):
     """MambaOut as a four-stage backbone; channels of the maps are the architecture's ``dims``.
@@ -220,9 +243,7 @@ class MambaOut(PyramidBackbone):
                 nn.init.zeros_(module.bias)
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
 
-    def rename(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See :func:`our_names`."""
-        return our_names(state_dict)
+    rename = staticmethod(our_names)
 
 
 @MODELS.register_module()
@@ -243,17 +264,10 @@ class MambaOutClassifier(MambaOut):
         drop_path_rate: float = 0.0,
         init_cfg: dict | None = None,
     ) -> None:
-        arch = get_arch(arch)
-        last = len(arch.dims) - 1
-        super().__init__(
-            dataclasses.asdict(arch),
-            out_indices=(last,),
-            out_norm=False,
-            drop_path_rate=drop_path_rate,
-            init_cfg=init_cfg,
-        )
-        dim, norm = arch.dims[last], partial(nn.LayerNorm, eps=LN_EPS)
-        if arch.hidden_norm:
+        size, norm = get_arch(arch), partial(nn.LayerNorm, eps=LN_EPS)
+        last, dim = len(size.dims) - 1, size.dims[-1]
+        super().__init__(arch, out_indices=(last,), out_norm=False, drop_path_rate=drop_path_rate, init_cfg=init_cfg)
+        if size.hidden_norm:
             self.head = MlpHead(dim, num_classes, norm_layer=norm)
         else:
             self.head = ClNormMlpClassifierHead(dim, num_classes, hidden_size=4 * dim, norm_layer=norm)
@@ -262,26 +276,3 @@ class MambaOutClassifier(MambaOut):
         """Images ``(B, 3, H, W)`` to logits ``(B, num_classes)``."""
         (x,) = super().forward(x)
         return self.head(x.permute(0, 2, 3, 1))
-
-
-def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' names or timm's as ours, which are timm's."""
-    return checkpoint_filter_fn(state_dict, None)
-
-
-def authors_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`our_names`: timm's names as those of the authors' checkpoints."""
-    patterns = (
-        (r'^stem\.', 'downsample_layers.0.'),
-        (r'^stages\.(\d+)\.downsample\.', r'downsample_layers.\1.'),
-        (r'^stages\.(\d+)\.blocks\.', r'stages.\1.'),
-        (r'^head\.norm\.', 'norm.'),
-        (r'^head\.pre_logits\.fc\.', 'head.fc1.'),
-        (r'^head\.pre_logits\.norm\.', 'head.norm.'),
-        (r'^head\.fc\.', 'head.fc2.'),
-    )
-    renamed = {}
-    for key, value in state_dict.items():
-        name = next((new for pattern in patterns if (new := re.sub(*pattern, key)) != key), key)
-        renamed[name] = value
-    return renamed

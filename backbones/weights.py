@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlparse
@@ -22,28 +23,83 @@ from .errors import UserError
 
 HUB = 'hf-hub:'
 SHA256 = {  # of model.safetensors, where the hub's pages that were at hand show it
-    'timm/mambaout_base.in1k': '19723a5235e3d68c7b46b49f5d1025a61df6ddc6d42d555e33c1fbe9f139769c',
+    'timm/mambaout_base.in1k@2b222e33224daef82dfc0ad7c140b3c5b441d021': (
+        '19723a5235e3d68c7b46b49f5d1025a61df6ddc6d42d555e33c1fbe9f139769c'
+    ),
     'timm/mambaout_small_rw.sw_e450_in1k': '893c9ba8676ca80a87293a120c8ab46c8d1a11b767c9acd24b02f4b7996e1e86',
 }
 
 
-def _statistic(owner: type, name: str) -> Callable:
-    """The only attributes for which a checkpoint of mmengine needs ``getattr``: HistoryBuffer's own statistics."""
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r})')
-    return getattr(owner, name)
+class _Curve:
+    """Stands in for mmengine's HistoryBuffer while a file is read."""
 
 
-# What a checkpoint of mmengine's Runner holds besides tensors and plain Python: its loss curves.
-SAFE_TYPES = [
-    HistoryBuffer,
-    (_statistic, 'builtins.getattr'),
-    np.ndarray,
-    np.dtype,
-    *(getattr(np.dtypes, f'{name}DType') for name in ('Bool', 'Int32', 'Int64', 'Float32', 'Float64')),
-    *((getattr(np._core.multiarray, name), f'numpy.{core}.multiarray.{name}')
-      for name in ('_reconstruct', 'scalar') for core in ('core', '_core')),
-]  # fmt: skip
+class _DType:
+    """Stands in for numpy.dtype: of plain numbers only. Objects are addresses, and records pass for dicts."""
+
+    def __init__(self, code: str, *flags: bool) -> None:
+        if not re.fullmatch('[biuf][1248]', str(code)):
+            raise pickle.UnpicklingError(f'numpy.dtype({code!r})')
+        self.code = str(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.code = {'|': '='}.get(state[1], state[1]) + self.code  # the byte order; the rest describes other types
+
+
+class _Array:
+    """Stands in for numpy.ndarray."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.values = np.zeros(0)
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran, data = state
+        self.values = np.frombuffer(bytes(data), np.dtype(dtype.code)).reshape(shape, order='F' if fortran else 'C')
+
+
+def _reconstruct(*arguments: object) -> _Array:
+    return _Array()
+
+
+def _scalar(dtype: _DType, data: bytes) -> float:
+    return np.frombuffer(bytes(data), np.dtype(dtype.code))[0].item()
+
+
+# What a checkpoint of mmengine's Runner holds besides tensors and plain Python: its loss curves, and numpy's numbers in
+# these and in the best score. Classes and functions that do nothing but take values stand in for the real ones.
+STAND_INS = [
+    (_Curve, 'mmengine.logging.history_buffer.HistoryBuffer'),
+    (lambda owner, name: None, 'builtins.getattr'),  # a curve's statistics
+    (_DType, 'numpy.dtype'),
+    (_Array, 'numpy.ndarray'),
+    *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),
+    *((_scalar, f'numpy.{core}.multiarray.scalar') for core in ('core', '_core')),
+]
+PLAIN = (str, bytes, bytearray, bool, int, float, complex, torch.Size, torch.dtype, torch.device)
+
+
+def _plain(value: object) -> object:
+    """A file's content rebuilt from plain Python, tensors and loss curves, which is all that it may hold.
+
+    Raises:
+        TypeError: If it holds anything else.
+    """
+    if isinstance(value, dict):
+        plain = OrderedDict if isinstance(value, OrderedDict) else dict
+        content = plain((_plain(k), _plain(v)) for k, v in dict.items(value))  # not its own methods: it may shadow them
+        if isinstance(value, OrderedDict) and '_metadata' in vars(value):
+            content._metadata = _plain(vars(value)['_metadata'])  # of a state dict: the modules' versions
+        return content
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_plain, value))
+    if isinstance(value, _Curve):
+        log, count = (vars(value)[name].values.tolist() for name in ('_log_history', '_count_history'))
+        return HistoryBuffer(log, count, vars(value)['max_length'])
+    if isinstance(value, _Array):
+        return value.values
+    if value is None or isinstance(value, Tensor) or type(value) in PLAIN:
+        return value
+    raise TypeError(f'a value of type {type(value).__name__}')
 
 
 _trusting = False
@@ -63,26 +119,29 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
 
     Args:
         path: The file.
-        map_location: As in :func:`torch.load`.
+        map_location: As in :func:`torch.load`; ``.safetensors`` are read to the CPU.
 
     Returns:
         What was saved: a state dict, or the dict of mmengine's Runner around one.
 
     Raises:
-        UserError: If the file is missing, damaged, or holds other types than ``SAFE_TYPES`` lists.
+        UserError: If the file is missing, damaged, or holds more than tensors, plain Python and loss curves.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f'checkpoint {path} does not exist')
     try:
         if path.suffix == '.safetensors':
-            return safetensors.torch.load_file(path)
-        with torch.serialization.safe_globals(SAFE_TYPES):
-            content = torch.load(path, map_location=map_location, weights_only=not _trusting)
+            content = safetensors.torch.load_file(path)
+        elif _trusting:
+            content = torch.load(path, map_location=map_location, weights_only=False)
+        else:
+            with torch.serialization.safe_globals(STAND_INS):
+                content = _plain(torch.load(path, map_location=map_location, weights_only=True))
     except OSError as error:
         raise UserError(f'checkpoint {path} cannot be read: {error.strerror or error}') from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, safetensors.SafetensorError) as error:
-        if code := re.search(r'(?<=Unsupported global: GLOBAL )\S+|getattr\(.*', str(error)):
+    except Exception as error:  # whatever a damaged or hostile file makes of its reader
+        if code := re.search(r'GLOBAL \S+|unrecognized function .+|numpy\.dtype\(.*|a value of type \w+', str(error)):
             raise UserError(
                 f'checkpoint {path} was refused: besides weights it holds something that could run code [{code[0]}]; '
                 'only tensors, plain Python and the loss curves of mmengine are read. If you know where the file comes '
@@ -109,7 +168,8 @@ def read_backbone(checkpoint: str, prefix: str = '') -> dict[str, Tensor]:
     """
     state = read_checkpoint(fetch(checkpoint))
     for key in ('state_dict', 'model'):
-        state = state.get(key, state)
+        if isinstance(state.get(key), dict):
+            state = state[key]
     prefix = prefix and prefix.removesuffix('.') + '.'
     if not prefix and any(k.startswith('backbone.') for k in state):
         prefix = 'backbone.'  # a detector or segmentor
@@ -125,11 +185,11 @@ def read_backbone(checkpoint: str, prefix: str = '') -> dict[str, Tensor]:
 def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> None:
     """Load a backbone's weights strictly, and say what was loaded and what was not.
 
-    Left out on purpose: the classifier (``head.*``) of the published weights where the module has none, stages that it
-    was built without, and, where the weights hold none, the output norms, which keep their initial values.
+    Left out on purpose: the classifier (``head.*``) of the published weights, stages and output norms that the module
+    was built without, and, where the weights hold none at all, the output norms, which keep their initial values.
 
     Args:
-        module: A backbone with a ``rename(state_dict)`` that maps published names to its own.
+        module: A :class:`backbones.base.PyramidBackbone`: its ``rename`` maps published names to its own.
         checkpoint: ``hf-hub:<repository>``, a URL, or a local ``.pth`` or ``.safetensors`` file.
         prefix: As in :func:`read_backbone`.
 
@@ -138,9 +198,9 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     """
     state = module.rename(read_backbone(checkpoint, prefix))
     own = module.state_dict()
-    new = [k for k in own if k.startswith('out_norms.') and k not in state]
-    unbuilt = tuple(f'stages.{i}.' for i in range(len(module.stages), 10))
-    dropped = [k for k in state if k not in own and k.startswith(('head.', *unbuilt))]
+    with_norms = any(k.startswith('out_norms.') for k in state)
+    new = [] if with_norms else [k for k in own if k.startswith('out_norms.')]
+    dropped = [k for k in state if k not in own and k.startswith(module.unbuilt)]
     fitting = {k: v for k, v in state.items() if k not in set(dropped)}
     refuse_mismatch(checkpoint, {k: v for k, v in own.items() if k not in set(new)}, fitting)
     module.load_state_dict(fitting, strict=False)
@@ -178,7 +238,8 @@ def fetch(checkpoint: str) -> Path:
     """The local file behind ``checkpoint``, downloaded into the hub's or torch's cache if need be.
 
     Args:
-        checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, or a path.
+        checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, the path of a file, or that of
+            a folder with a ``model.safetensors``.
 
     Raises:
         UserError: If it cannot be downloaded, with what to do instead; if its content is not what its hash says.
@@ -188,32 +249,40 @@ def fetch(checkpoint: str) -> Path:
             repository, _, revision = checkpoint.removeprefix(HUB).partition('@')
             path = Path(hf_hub_download(repository, 'model.safetensors', revision=revision or None))
             blob = path.resolve().name  # the hub's cache names large files by their hash
-            _verify(path, SHA256.get(repository) or (blob if re.fullmatch('[0-9a-f]{64}', blob) else ''))
+            _verify(
+                path, SHA256.get(checkpoint.removeprefix(HUB)) or (blob if re.fullmatch('[0-9a-f]{64}', blob) else '')
+            )
             return path
         if urlparse(checkpoint).scheme in ('http', 'https'):
+            name = Path(urlparse(checkpoint).path).name
+            stated = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)  # as torch's and OpenMMLab's files are named
             # files of one name at several places are common: model.safetensors
-            place = hashlib.sha256(checkpoint.encode()).hexdigest()[:8]
-            cached = Path(torch.hub.get_dir(), 'checkpoints', place, Path(urlparse(checkpoint).path).name)
+            place = '' if stated else hashlib.sha256(checkpoint.encode()).hexdigest()[:8]
+            cached = Path(torch.hub.get_dir(), 'checkpoints', place, name)
             if not cached.is_file():
                 cached.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(checkpoint, str(cached))
-            stated = re.search(r'-([0-9a-f]{8,64})\.\w+$', cached.name)  # as torch's and OpenMMLab's files are named
+                torch.hub.download_url_to_file(checkpoint, str(cached), stated and stated[1])
             _verify(cached, stated[1] if stated else '')
             return cached
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except HFValidationError as error:
+        raise UserError(f'{checkpoint} names no repository of the hub; hf-hub:timm/mambaout_tiny.in1k does') from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
         name = f'model.safetensors of {checkpoint.removeprefix(HUB)}' if checkpoint.startswith(HUB) else checkpoint
         raise UserError(
             f'cannot download the weights {checkpoint} [{type(error).__name__}]. Fetch {name} where there is a network '
-            'and pass it: --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file; '
-            'or train from scratch: --cfg-options model.backbone.init_cfg=None'
+            'and name the file instead; for a backbone, --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file '
+            'or, to train from scratch, model.backbone.init_cfg=None'
         ) from error
-    return Path(checkpoint)
+    path = Path(checkpoint).expanduser()
+    return path / 'model.safetensors' if path.is_dir() else path
 
 
 def _verify(path: Path, beginning: str) -> None:
-    """Raise a :class:`UserError` if a downloaded file's SHA-256 does not begin so."""
+    """Raise a :class:`UserError` if a file's SHA-256 does not begin so; where that is empty, none is known."""
+    if not beginning:
+        return
     with path.open('rb') as file:
-        digest = hashlib.file_digest(file, 'sha256').hexdigest() if beginning else ''
+        digest = hashlib.file_digest(file, 'sha256').hexdigest()
     if not digest.startswith(beginning):
         raise UserError(
             f'{path.resolve()} is damaged or not the file that was asked for: its SHA-256 is {digest} and should begin '

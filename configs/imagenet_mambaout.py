@@ -1,4 +1,4 @@
-# The ImageNet classifier that the published weights hold, for figures and for loading them whole; nothing trains it.
+# The ImageNet classifier that the published weights hold, for tools/get_flops.py; nothing here trains it.
 # --cfg-options model.arch=base names another size.
 custom_imports = dict(imports=['mmengine_plugin'], allow_failed_imports=False)
 default_scope = 'mmengine'

@@ -1,6 +1,6 @@
 """Checkpoints: read without running code, loaded whole or not at all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
@@ -29,13 +29,11 @@ def load_from_file(filename: str, map_location: Location = None) -> dict:
         UserError: If the file cannot be had, is damaged, or holds code.
     """
     checkpoint = read_checkpoint(fetch(filename), map_location)
-    for keys in (('meta',), ('message_hub', 'runtime_info')):
-        section = checkpoint
-        for key in keys:
-            section = section.get(key) if isinstance(section, Mapping) else None
-        for text in ('config', 'cfg'):
-            if isinstance(section, dict):
-                section.pop(text, None)
+    hub = checkpoint.get('message_hub')
+    for section in (checkpoint.get('meta'), hub.get('runtime_info') if isinstance(hub, dict) else None):
+        if isinstance(section, dict):
+            section.pop('config', None)
+            section.pop('cfg', None)
     return checkpoint
 
 
@@ -77,12 +75,13 @@ class StrictLoadHook(Hook):
     It keeps a test from scoring random weights because the checkpoint was of another size.
 
     Args:
-        reinitialise: Beginnings of parameter names that may differ and then keep their initial values: for fine-tuning
-            a detector on other classes, ``['roi_head.bbox_head.fc', 'roi_head.mask_head.conv_logits']``.
+        reinitialise: Beginnings of parameter names that may differ and then keep their initial values, when training
+            starts from ``load_from``: for fine-tuning a detector on other classes,
+            ``['roi_head.bbox_head.fc', 'roi_head.mask_head.conv_logits']``. Resuming knows no exceptions.
     """
 
     def __init__(self, reinitialise: Sequence[str] = ()) -> None:
-        self.reinitialise = tuple(reinitialise)
+        self.reinitialise = (reinitialise,) if isinstance(reinitialise, str) else tuple(reinitialise)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare names and shapes; raise :class:`backbones.UserError` with the first that differ."""
@@ -91,10 +90,12 @@ class StrictLoadHook(Hook):
             model = model.module
         expected = model.state_dict()
         found = {name.removeprefix('module.'): value for name, value in state.items()}
+        starts = () if runner._resume else self.reinitialise
+        for start in starts:
+            if not any(k.startswith(start) for k in expected):
+                raise UserError(f'StrictLoadHook: no parameter of the model begins with {start!r}, of reinitialise')
         fresh = [
-            k
-            for k in expected
-            if k.startswith(self.reinitialise) and getattr(found.get(k), 'shape', None) != expected[k].shape
+            k for k in expected if k.startswith(starts) and getattr(found.get(k), 'shape', None) != expected[k].shape
         ]
         for key in fresh:
             state.pop(key, None)

@@ -6,16 +6,22 @@ import argparse
 import contextlib
 import inspect
 import json
+import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import mmengine.registry
+import torch
 from mmengine.config import Config, DictAction
-from mmengine.registry import MODELS, Registry
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS, MODELS, Registry
 from mmengine.runner import Runner
+from torch import nn
 from torch.utils.data import DataLoader
 
 from backbones import weights
@@ -24,7 +30,7 @@ from backbones.errors import UserError, did_you_mean
 # what the Runner and OpenMMLab's programs look up in the config, besides the Runner's arguments
 RUNNER_KEYS = (
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters'),
-    *('model_wrapper_cfg', 'runner_type', 'strategy', 'tta_model', 'tta_pipeline'),
+    *('model_wrapper_cfg', 'tta_model', 'tta_pipeline'),
 )
 REGISTRIES = [value for value in vars(mmengine.registry).values() if isinstance(value, Registry)]
 
@@ -126,8 +132,11 @@ def load_run(args: argparse.Namespace) -> Config:
     Raises:
         UserError: As :func:`load_config`, and if a launcher is named that did not start this process.
     """
-    if args.launcher == 'pytorch' and 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch: start it by torchrun --nproc_per_node=GPUS, which sets RANK and its kin')
+    sign = dict(pytorch='RANK', slurm='SLURM_PROCID').get(args.launcher)
+    if sign and sign not in os.environ:
+        raise UserError(
+            f'--launcher {args.launcher}: {sign} is not set; start it by tools/dist_*.sh or tools/slurm_*.sh'
+        )
     if args.trust_checkpoint:
         weights.trust_checkpoints()
     cfg = load_config(args.config, args.cfg_options)
@@ -135,9 +144,47 @@ def load_run(args: argparse.Namespace) -> Config:
     if not any(hook['type'] == 'StrictLoadHook' for hook in hooks):  # a config's own list replaces that of its base
         cfg.custom_hooks = [*hooks, dict(type='StrictLoadHook')]
     cfg.launcher = args.launcher
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', os.environ.get('SLURM_LOCALID', str(args.local_rank)))
+    if args.launcher != 'none':
+        join_processes(cfg)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     return cfg
+
+
+def join_processes(cfg: Config) -> None:
+    """Where there is no GPU, join the processes that a launcher started; where there is one, mmengine does.
+
+    mmengine gives each process a GPU before it joins, and wraps the model for that GPU. Here, gloo connects CPUs.
+
+    Raises:
+        UserError: If there are fewer GPUs than processes on this machine.
+    """
+    if torch.cuda.is_available():
+        if int(os.environ['LOCAL_RANK']) >= torch.cuda.device_count():
+            raise UserError(f'more processes were started than this machine has GPUs, {torch.cuda.device_count()}')
+        return
+    if cfg.launcher == 'slurm':
+        nodes = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+        if 'MASTER_ADDR' not in os.environ:
+            os.environ['MASTER_ADDR'] = subprocess.run(
+                nodes, check=True, capture_output=True, text=True
+            ).stdout.split()[0]
+        os.environ.setdefault('MASTER_PORT', '29500')
+        os.environ.update(RANK=os.environ['SLURM_PROCID'], WORLD_SIZE=os.environ['SLURM_NTASKS'])
+    torch.distributed.init_process_group('gloo')
+    find_unused = cfg.get('find_unused_parameters', False)
+    cfg.model_wrapper_cfg = dict(type='CPUDistributedDataParallel', find_unused_parameters=find_unused)
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """Data parallelism over CPUs, where SyncBN does not work and becomes BN."""
+
+    def __init__(self, module: nn.Module, device_ids: object = None, **kwargs: object) -> None:
+        if any(isinstance(m, nn.SyncBatchNorm) for m in module.modules()):
+            module = revert_sync_batchnorm(module)
+            print_log('No GPU: SyncBN becomes BN, which sees the images of one process', 'current', logging.WARNING)
+        super().__init__(module, device_ids=None, broadcast_buffers=False, **kwargs)
 
 
 def check_plugin(cfg: Config) -> None:

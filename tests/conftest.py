@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
 SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
+# upstream's recipes, to which the paper's author refers
+SWIN = {
+    'mask_rcnn': Path(find_spec('mmdet').submodule_search_locations[0])
+    / '.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
+    'upernet': Path(find_spec('mmseg').submodule_search_locations[0])
+    / '.mim/configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
+}
 # options that make a mini run short
 FAST = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
 FAST += [option.replace('train', 'val') for option in FAST] + [option.replace('train', 'test') for option in FAST]

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 
 from mmengine_plugin.launch import check_option
-from tests.conftest import DETECTION, SEGMENTATION
+from tests.conftest import DETECTION, FAST, SEGMENTATION
 
 
 def refuses(done, *words: str) -> None:
@@ -144,8 +144,15 @@ def test_an_option_that_is_no_pair(tool, option):
     assert done.returncode == 2 and 'Traceback' not in done.stdout and 'KEY=VALUE pairs' in done.stdout
 
 
+def test_a_reinitialisation_that_names_nothing(tool, tmp_path, mini_data, checkpoint):
+    hook = "dict(type='StrictLoadHook', reinitialise='roi_head.bbox_head.fcs')"
+    path = child(tmp_path, f'custom_hooks = [{hook}]\nload_from = {str(checkpoint)!r}')
+    done = tool('train.py', path, '--work-dir', tmp_path, '--cfg-options', *FAST, cwd=mini_data)
+    refuses(done, 'no parameter of the model begins with', 'roi_head.bbox_head.fcs')
+
+
 def test_a_launcher_without_its_environment(tool):
-    refuses(tool('train.py', DETECTION, '--launcher', 'pytorch'), 'torchrun')
+    refuses(tool('train.py', DETECTION, '--launcher', 'pytorch'), 'tools/dist_')
 
 
 @pytest.mark.parametrize(('classes', 'count'), [("('kite',)", 1), ("('stop sign', 'kite', 'donut')", 3)])

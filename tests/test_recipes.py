@@ -7,8 +7,6 @@ drop path.
 
 from pathlib import Path
 
-import mmdet
-import mmseg
 import pytest
 import torch
 from mmengine.config import Config
@@ -16,14 +14,9 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from backbones.mambaout import ARCHS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, SWIN
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
-SWIN = {
-    'mask_rcnn': Path(mmdet.__file__).parent / '.mim/configs/swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
-    'upernet': Path(mmseg.__file__).parent
-    / '.mim/configs/swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512.py',
-}
 # what a Runner is built from; other names in a config are only used to write these
 SETTINGS = (
     *('model', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'default_hooks', 'custom_hooks', 'env_cfg'),
@@ -149,6 +142,7 @@ def test_what_the_paper_names_is_so(head, size):
     ours = settings(config(head, size))
     assert {key: ours[key] for key in PAPERS[head]} == PAPERS[head]
     backbone = Config.fromfile(config(head, size)).model.backbone
+    assert set(backbone) == {'type', 'arch', 'drop_path_rate', 'init_cfg'}  # all else, the output norms too, is default
     assert (backbone.type, backbone.arch) == ('MambaOut', size)
     assert backbone.init_cfg.checkpoint.split('@')[0] == f'hf-hub:timm/mambaout_{size}.in1k'  # ImageNet-1K weights
     assert 'layer_decay' not in str(ours)  # the author: no layer-wise decay

@@ -21,6 +21,8 @@ def main() -> None:
     args = parser.parse_args()
     cfg = launch.load_run(args)
     cfg.load_from = args.checkpoint
+    for hook in cfg.custom_hooks:
+        hook.pop('reinitialise', None)  # a test scores no random weights
     if args.tta:
         if 'tta_model' not in cfg:
             raise UserError(

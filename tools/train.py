@@ -27,10 +27,11 @@ def main() -> None:
         if cfg.optim_wrapper.get('accumulative_counts', 1) > 1:
             raise UserError('--auto-scale-lr does not count accumulated steps: set optim_wrapper.optimizer.lr instead')
         cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    if cfg.load_from or (cfg.resume and find_latest_checkpoint(cfg.work_dir)):
+    if args.resume and args.resume != 'auto':
+        cfg.update(resume=True, load_from=args.resume)
+    elif args.resume and find_latest_checkpoint(cfg.work_dir):
+        cfg.update(resume=True, load_from=None)
+    if cfg.get('load_from') or cfg.get('resume'):
         cfg.model.get('backbone', {})['init_cfg'] = None  # a checkpoint overwrites these weights: do not fetch them
     runner = Runner.from_cfg(cfg)
     launch.warn_of_batch(runner)

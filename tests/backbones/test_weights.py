@@ -14,7 +14,8 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 from backbones import MambaOut, MambaOutClassifier, UserError
-from backbones.mambaout import ARCHS
+from backbones.mambaout import ARCHS, our_names
+from backbones.mambaout import authors_names as names_of_the_authors
 from backbones.weights import SHA256, read_checkpoint
 
 
@@ -127,9 +128,11 @@ def test_a_file_of_the_hub_must_have_its_hash(published, hub_cache):
 
 
 def test_known_weights_of_the_hub_are_known_by_their_hash(published, hub_cache):
-    fill_hub_cache(hub_cache, 'timm/mambaout_base.in1k', published, revision='cd' * 20)
-    with pytest.raises(UserError, match=f'should begin with {SHA256["timm/mambaout_base.in1k"]}'):
-        load('hf-hub:timm/mambaout_base.in1k')
+    name = next(name for name in SHA256 if '@' in name)
+    repository, revision = name.split('@')
+    fill_hub_cache(hub_cache, repository, published, revision)
+    with pytest.raises(UserError, match=f'should begin with {SHA256[name]}'):
+        load(f'hf-hub:{name}')
 
 
 @pytest.fixture
@@ -151,6 +154,41 @@ def test_a_release_is_downloaded_once(published, server, tmp_path):
         path.unlink(missing_ok=True)
     with pytest.raises(UserError, match=r'cannot download .*Fetch http\S+mambaout_kobe.pth where there is a network'):
         load(f'{server}/mambaout_kobe.pth')
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_renaming_there_and_back_changes_nothing(arch):
+    with torch.device('meta'):
+        state = MambaOutClassifier(arch).state_dict()
+    there = names_of_the_authors(state)
+    assert set(there) == set(authors_names(state)) and not set(there) & {k for k in state if 'stem' in k}
+    assert list(our_names(there)) == list(state)
+
+
+def test_a_folder_with_weights_is_taken(published, tmp_path):
+    safetensors.torch.save_file(published, tmp_path / 'model.safetensors')
+    assert torch.equal(load(tmp_path).stem.conv1.weight, published['stem.conv1.weight'])
+
+
+def test_a_list_of_initialisers_is_as_strict(published, tmp_path):
+    state = {k: v for k, v in published.items() if not k.startswith('stages.0.')}
+    torch.save(state, path := tmp_path / 'model.pth')
+    steps = [dict(type='Constant', layer='LayerNorm', val=3), dict(type='Pretrained', checkpoint=str(path))]
+    with pytest.raises(UserError, match='missing stages.0.blocks.0'):
+        MambaOut('femto', init_cfg=steps).init_weights()
+    torch.save(published, path)
+    (model := MambaOut('femto', init_cfg=steps)).init_weights()
+    assert model.out_norms['0'].weight.eq(3).all() and model.stem.norm1.weight.eq(1).all()
+
+
+def test_some_output_norms_are_all_or_none(published, tmp_path):
+    ours = dict(published) | {k: v for k, v in MambaOut('femto').state_dict().items() if k.startswith('out_norms.')}
+    torch.save({k: v for k, v in ours.items() if k != 'out_norms.2.weight'}, path := tmp_path / 'model.pth')
+    with pytest.raises(UserError, match='missing out_norms.2.weight'):
+        load(path)
+    torch.save(ours, path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    MambaOut('femto', out_indices=(1, 2), init_cfg=init_cfg).init_weights()  # without those that it does not build
 
 
 def test_the_backbone_of_a_whole_detector_is_taken_with_its_output_norms(published, tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import re
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -208,6 +209,8 @@ def test_resuming_runs_nothing_that_a_checkpoint_brings_along(tool, mini_data, d
     text = f"a = open({str(tmp_path / 'ran')!r}, 'w').close()"
     checkpoint['meta'] |= dict(config=text, cfg=text)
     checkpoint['message_hub']['runtime_info']['cfg'] = text
+    checkpoint['meta'] = OrderedDict(checkpoint['meta'])
+    checkpoint['meta'].get = checkpoint['meta'].pop = set  # it says that it holds nothing
     torch.save(checkpoint, tmp_path / 'evil.pth')
     options = ['--work-dir', tmp_path, '--resume', tmp_path / 'evil.pth', '--cfg-options', *TWO_EPOCHS]
     done = tool('train.py', DETECTION, *options, 'train_cfg.max_epochs=3', cwd=mini_data)

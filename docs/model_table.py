@@ -1,0 +1,88 @@
+#!/usr/bin/env python
+"""Write the model tables of README.md and docs/models.md from docs/models.csv.
+
+    python docs/model_table.py
+
+The data file holds the paper's figures, marked as the paper's, and this project's own. A row without params and macs
+has them counted by get_flops.py and added to the file.
+"""
+
+import argparse
+import csv
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / 'docs/models.csv'
+COLUMNS = {
+    'params': 'params (M)',
+    'paper_params': 'params, paper',
+    'macs': 'MACs (G)',
+    'paper_macs': 'MACs, paper',
+    'paper_box_ap': 'box AP, paper',
+    'paper_box_ap50': '50',
+    'paper_box_ap75': '75',
+    'paper_mask_ap': 'mask AP, paper',
+    'paper_mask_ap50': '50',
+    'paper_mask_ap75': '75',
+    'paper_miou': 'mIoU, paper',
+    'paper_miou_ms': 'multi-scale mIoU, paper',
+    'score': 'ours',
+}
+SHORT = ('params', 'macs', 'paper_box_ap', 'paper_mask_ap', 'paper_miou', 'paper_miou_ms', 'score')
+TABLES = {'README.md': ('', SHORT), 'docs/models.md': ('../', tuple(COLUMNS))}  # where the root is, which columns
+
+
+def measure(config: str) -> dict[str, str]:
+    """The figures of a config, in millions and G, as they stand in the data file."""
+    with tempfile.NamedTemporaryFile(suffix='.json') as file:
+        command = [sys.executable, ROOT / 'tools/get_flops.py', ROOT / f'configs/{config}.py', '--json', file.name]
+        subprocess.run(command, check=True)
+        figures = json.loads(Path(file.name).read_text())
+    return dict(params=f'{figures["params"] / 1e6:.2f}', macs=f'{figures["macs"] / 1e9:.2f}')
+
+
+def tables(rows: list[dict[str, str]], root: str, columns: Sequence[str]) -> str:
+    """A Markdown table for each task; a score of ours links its log, and is a dash where there is none yet."""
+    blocks = []
+    for task, other in (('mask_rcnn', 'miou'), ('upernet', '_ap')):
+        kept = [key for key in columns if other not in key]
+        lines = [['config', *(COLUMNS[key] for key in kept)], ['---'] * (len(kept) + 1)]
+        for row in rows:
+            if row['config'].startswith(task):
+                score = f'[{row["score"]}]({root}{row["log"]})' if row['score'] else '–'
+                link = f'[{row["config"]}]({root}configs/{row["config"]}.py)'
+                lines.append([link, *(score if key == 'score' else row[key] or '–' for key in kept)])
+        blocks.append('\n'.join(f'| {" | ".join(line)} |' for line in lines))
+    return '\n\n'.join(blocks)
+
+
+def insert(text: str, rows: list[dict[str, str]], root: str, columns: Sequence[str]) -> str:
+    """A document with its tables renewed, between the two marks."""
+    start, end = '<!-- models: docs/model_table.py writes this -->\n', '\n<!-- end of models -->'
+    return re.sub(f'({start}).*?({end})', lambda m: m[1] + tables(rows, root, columns) + m[2], text, flags=re.DOTALL)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    with DATA.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if not row['params']:
+            row.update(measure(row['config']))
+    with DATA.open('w', newline='') as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    for name, arguments in TABLES.items():
+        path = ROOT / name
+        path.write_text(insert(path.read_text(), rows, *arguments))
+
+
+if __name__ == '__main__':
+    main()
