@@ -122,7 +122,10 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
     check_plugin(cfg)
     for key in options:
         check_option(cfg, key)
-    cfg.merge_from_dict(options)
+    try:
+        cfg.merge_from_dict(options)
+    except TypeError as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: {str(error).split(". ")[0]}') from error
     return cfg
 
 

@@ -144,6 +144,11 @@ def test_an_option_that_is_no_pair(tool, option):
     assert done.returncode == 2 and 'Traceback' not in done.stdout and 'KEY=VALUE pairs' in done.stdout
 
 
+def test_an_option_of_another_type_than_the_config_has(tool):
+    done = tool('train.py', DETECTION, '--cfg-options', 'model.backbone.init_cfg.type=Pretrained')
+    refuses(done, '--cfg-options model.backbone.init_cfg.type', 'init_cfg', 'NoneType')
+
+
 def test_a_reinitialisation_that_names_nothing(tool, tmp_path, mini_data, checkpoint):
     hook = "dict(type='StrictLoadHook', reinitialise='roi_head.bbox_head.fcs')"
     path = child(tmp_path, f'custom_hooks = [{hook}]\nload_from = {str(checkpoint)!r}')

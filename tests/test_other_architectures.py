@@ -60,7 +60,9 @@ def test_it_takes_one_training_step(name, tmp_path):
     init_default_scope(cfg.default_scope)
     torch.manual_seed(0)
     np.random.seed(0)
+    cfg.model.pop('pretrained', None)  # no network
     model = MODELS.build(cfg.model)
+    model.init_weights()
     model.train()
     before = {k: v.clone() for k, v in model.named_parameters()}
     reached = set()

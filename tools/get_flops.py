@@ -59,7 +59,7 @@ def count(cfg: Config, height: int, width: int) -> dict:
     if wanted:
         first = model.roi_head.bbox_head
         first = first[0] if isinstance(first, torch.nn.ModuleList) else first
-        first.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[0]))
+        first.register_forward_pre_hook(lambda module, inputs: seen.append(int(inputs[0].shape[0])))
     if cfg.default_scope in SHAPES:
         meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
         samples = [BaseDataElement(metainfo=dict(meta, scale_factor=(1.0, 1.0)))]

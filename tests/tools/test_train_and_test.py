@@ -168,8 +168,8 @@ def test_resume_goes_on_where_the_checkpoint_ended(tool, mini_data, detector, tm
 
 def test_resume_finds_the_newest_checkpoint_of_a_segmentor_and_fetches_no_weights(tool, mini_data, segmentor):
     work_dir, _ = segmentor
-    options = [*TWELVE_ITERATIONS, 'train_cfg.max_iters=14', 'model.backbone.init_cfg.type=Pretrained']
-    options.append('model.backbone.init_cfg.checkpoint=hf-hub:nobody/nothing')
+    options = [*TWELVE_ITERATIONS, 'train_cfg.max_iters=14', 'model.backbone.init_cfg._delete_=True']
+    options += [f'model.backbone.init_cfg.{o}' for o in ('type=Pretrained', 'checkpoint=hf-hub:nobody/nothing')]
     done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--resume', '--cfg-options', *options, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'resumed epoch: 0, iter: 12' in done.stdout
@@ -187,7 +187,7 @@ def test_test_time_augmentation_scores_a_segmentor(tool, mini_data, segmentor, t
 def test_fine_tuning_on_other_classes_names_what_starts_anew_and_fetches_no_weights(
     tool, mini_data, detector, tmp_path
 ):
-    source = "backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='hf-hub:nobody/nothing'))"
+    source = "backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='hf-hub:nobody/nothing'))"
     heads = 'roi_head=dict(bbox_head=dict(num_classes=2), mask_head=dict(num_classes=2))'
     classes = "dict(dataset=dict(metainfo=dict(classes=('stop sign', 'kite'))))"
     hook = "dict(type='StrictLoadHook', reinitialise=['roi_head.bbox_head.fc', 'roi_head.mask_head.conv_logits'])"
