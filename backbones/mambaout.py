@@ -253,20 +253,13 @@ class MambaOutClassifier(MambaOut):
     Args:
         arch: As in :class:`MambaOut`.
         num_classes: Length of the logits.
-        drop_path_rate: As in :class:`MambaOut`.
         init_cfg: As in :class:`MambaOut`.
     """
 
-    def __init__(
-        self,
-        arch: str | Mapping = 'tiny',
-        num_classes: int = 1000,
-        drop_path_rate: float = 0.0,
-        init_cfg: dict | None = None,
-    ) -> None:
+    def __init__(self, arch: str | Mapping = 'tiny', num_classes: int = 1000, init_cfg: dict | None = None) -> None:
         size, norm = get_arch(arch), partial(nn.LayerNorm, eps=LN_EPS)
         last, dim = len(size.dims) - 1, size.dims[-1]
-        super().__init__(arch, out_indices=(last,), out_norm=False, drop_path_rate=drop_path_rate, init_cfg=init_cfg)
+        super().__init__(arch, out_indices=(last,), out_norm=False, init_cfg=init_cfg)
         if size.hidden_norm:
             self.head = MlpHead(dim, num_classes, norm_layer=norm)
         else:

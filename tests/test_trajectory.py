@@ -82,7 +82,6 @@ def test_twenty_steps_have_the_losses_of_a_twin_with_timms_backbone(config, mini
     twin.model.load_state_dict({twins_name(k): v for k, v in ours.model.state_dict().items()})
     records = []
     for run in (ours, twin):
-        run.model.backbone.init_cfg = None
         run.register_hook(record := Record())
         np.random.seed(0)
         torch.manual_seed(0)
