@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test full-size lint
 demo: $(VENV)/installed
 	$(BIN)/python tools/demo.py demo
 
 # one thread a process: processes whose threads wait for each other on shared cores are tenfold slower
 test: $(VENV)/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
+
+# the recipes on real images, where data/ has them
+full-size: $(VENV)/installed
+	$(BIN)/python -m pytest -m full_size
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,9 +1,12 @@
 """What tests of several folders need: the programs as real processes, and mini data on disk."""
 
+import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,16 +36,36 @@ TWELVE_ITERATIONS += [
 
 
 def run_tool(tool: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """Run a program of ``tools/`` as a user does; its output is one string, errors included."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | dict(HF_HUB_OFFLINE='1'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-    )
+    """Run a program of ``tools/`` as a user does, in a process of its own; its output is one string, errors included.
+
+    The process is forked from one that has imported what takes long, and nothing of this project: most programs of the
+    tests would otherwise spend their time in importing torch.
+    """
+    processes = multiprocessing.get_context('forkserver')
+    processes.set_forkserver_preload(['torch', 'torch._dynamo', 'torchvision', 'mmengine.runner', 'mmcv', 'seaborn'])
+    argv = [str(ROOT / 'tools' / tool), *map(str, arguments)]
+    environment = os.environ | dict(HF_HUB_OFFLINE='1')
+    with tempfile.NamedTemporaryFile('r') as output:
+        process = processes.Process(target=_run_program, args=(argv, cwd, environment, output.name))
+        process.start()
+        process.join(900)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        return subprocess.CompletedProcess(argv, process.exitcode, output.read())
+
+
+def _run_program(argv: list[str], cwd: Path, environment: dict[str, str], output: str) -> None:
+    """What Python does with a command line."""
+    file = os.open(output, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = argv
+    sys.path[:0] = [str(Path(argv[0]).parent), *filter(None, environment.get('PYTHONPATH', '').split(os.pathsep))]
+    runpy.run_path(argv[0], run_name='__main__')
 
 
 @pytest.fixture(scope='session')

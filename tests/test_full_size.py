@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.full_size
 FOLDERS = [ROOT / 'data', ROOT.parent / 'shared/data']
 
 
