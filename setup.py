@@ -36,6 +36,7 @@ setup(
         'huggingface_hub>=0.34',
         'safetensors',
         'tensorboard',
+        'tqdm',
     ],
     extras_require={'test': ['pytest', 'pytest-xdist', 'ruff', 'seaborn', 'setuptools', 'wheel']},
 )

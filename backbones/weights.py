@@ -145,7 +145,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
             raise UserError(
                 f'checkpoint {path} was refused: besides weights it holds something that could run code [{code[0]}]; '
                 'only tensors, plain Python and the loss curves of mmengine are read. If you know where the file comes '
-                'from, train.py and test.py run its code under --trust-checkpoint'
+                'from, train.py, test.py and predict.py run its code under --trust-checkpoint'
             ) from error
         raise UserError(
             f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged, cut off or no checkpoint at all; copy or '

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mmdet.datasets import CocoDataset
@@ -11,6 +11,8 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import list_dir_or_file
 
 from backbones.errors import UserError, did_you_mean
+from mmengine_plugin.faults import Fault
+from mmengine_plugin.guards import GuardedSamples
 
 
 class CheckedCOCO(COCO):
@@ -25,29 +27,17 @@ class CheckedCOCO(COCO):
 
     def get_cat_ids(self, cat_names: Sequence[str], **kwargs) -> list[int]:
         """Category ids in the order of ``cat_names``; :class:`UserError` if names are unknown or in another order."""
-        if isinstance(cat_names, str):
-            raise UserError(
-                f'metainfo: classes={cat_names!r} must be a tuple; with one class, classes=({cat_names!r},)'
-            )
         there = [category['name'] for category in self.dataset['categories']]
-        unknown = [f'{name!r}{did_you_mean(name, there)}' for name in cat_names if name not in there]
-        if unknown:
-            raise UserError(
-                f'{self.annotation_file} has no category {", ".join(unknown[:4])}'
-                f'{f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""}; it has {_listed(there)}. '
-                "Set metainfo=dict(classes=(...)) in every data loader's dataset, and num_classes in the heads"
+        if faults := list(class_faults(self.annotation_file, cat_names, there)):
+            what = '; '.join(fault.what for fault in faults[:4]) + (
+                f' and {len(faults) - 4} more' if faults[4:] else ''
             )
-        in_order = [name for name in there if name in cat_names]
-        if list(cat_names) != in_order:
-            raise UserError(
-                f'{self.annotation_file} lists the classes in another order than the config, and mmdet numbers them '
-                f'in the order of the file: write metainfo=dict(classes={tuple(in_order)})'
-            )
+            raise UserError(f'{faults[0].file}: {faults[0].kind}: {what}. {faults[0].cure}')
         return super().get_cat_ids(cat_names=cat_names, **kwargs)
 
 
 @DATASETS.register_module()
-class CheckedCocoDataset(CocoDataset):
+class CheckedCocoDataset(GuardedSamples, CocoDataset):
     """mmdet's CocoDataset that says what is wrong with a data set, where the original trains on something else.
 
     mmdet numbers the classes in the order of the annotation file and leaves out those that it does not find there,
@@ -96,6 +86,35 @@ class CheckedCocoDataset(CocoDataset):
             )
         return kept
 
+    def refuse_sample(self, info: Mapping, sample: Mapping) -> None:
+        """Refuse an image of another size than its annotations are for."""
+        found, said = sample['data_samples'].get('ori_shape'), (info['height'], info['width'])
+        if found and tuple(found) != said:
+            raise UserError(
+                f'image {info["img_path"]} is {found[0]}x{found[1]} (height x width), but {self.ann_file} says '
+                f'{said[0]}x{said[1]}: annotations would lie beside their objects'
+            )
 
-def _listed(names: Sequence[str]) -> str:
-    return ', '.join(names[:10]) + (f' and {len(names) - 10} more' if len(names) > 10 else '')
+
+def class_faults(file: str, classes: Sequence[str], there: Sequence[str]) -> Iterator[Fault]:
+    """What does not fit between the classes of a config and the category names of an annotation file, in its order."""
+    if isinstance(classes, str):
+        yield Fault(file, 'classes that are no tuple', f'metainfo has {classes!r}', f'Write classes=({classes!r},)')
+        return
+    unknown = [name for name in classes if name not in there]
+    for name in unknown:
+        yield Fault(
+            file,
+            'class that is no category of the file',
+            f'it has no category {name!r}{did_you_mean(name, there)}',
+            f'It has {", ".join(there[:10])}{f" and {len(there) - 10} more" if there[10:] else ""}: set '
+            "metainfo=dict(classes=(...)) in every data loader's dataset, and num_classes in the heads",
+        )
+    in_order = tuple(name for name in there if name in classes)
+    if not unknown and tuple(classes) != in_order:
+        yield Fault(
+            file,
+            'classes in another order than the file',
+            'mmdet numbers them in the order of the file',
+            f'Write metainfo=dict(classes={in_order})',
+        )

@@ -7,6 +7,7 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 - ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``: fp16 on CUDA, fp32 elsewhere (:mod:`mmengine_plugin.optim`)
 - ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`mmengine_plugin.checkpoint`)
 - ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`mmengine_plugin.guards`)
+- ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used (:mod:`mmengine_plugin.guards`)
 - ``CheckpointLoader``, every scheme and a new one, ``hf-hub:``: run no code that a checkpoint brings along
   (:mod:`mmengine_plugin.checkpoint`)
 - ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`mmengine_plugin.mmcv_ext`)

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -31,6 +32,12 @@ from backbones.errors import UserError, did_you_mean
 RUNNER_KEYS = (
     *('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval', 'find_unused_parameters'),
     *('model_wrapper_cfg', 'tta_model', 'tta_pipeline'),
+)
+# where each launcher says which process this is, how many there are, and which it is on this machine
+RANKS = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 )
 REGISTRIES = [value for value in vars(mmengine.registry).values() if isinstance(value, Registry)]
 
@@ -65,14 +72,19 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that training and testing share, named as OpenMMLab's tools name them."""
     parser = config_parser(description)
     parser.add_argument('--work-dir', help='where logs and results go (default: work_dirs/<name of the config>)')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--launcher', choices=['none', *RANKS], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    trust_option(parser)
+    return parser
+
+
+def trust_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-checkpoint``."""
     parser.add_argument(
         '--trust-checkpoint',
         action='store_true',
         help='let checkpoint files run whatever code they hold; only for files whose origin you know',
     )
-    return parser
 
 
 def run(main: Callable[[], None]) -> None:
@@ -80,7 +92,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        sys.exit(f'error: {error}')
+        # one that a data loader's process raised is raised again with the text of its traceback
+        sys.exit(f'error: {str(error).rpartition("errors.UserError: ")[2].rstrip()}')
     except FileNotFoundError as error:
         if not error.filename:  # raised again by a worker, with that one's traceback
             raise
@@ -135,10 +148,9 @@ def load_run(args: argparse.Namespace) -> Config:
     Raises:
         UserError: As :func:`load_config`, and if a launcher is named that did not start this process.
     """
-    sign = dict(pytorch='RANK', slurm='SLURM_PROCID').get(args.launcher)
-    if sign and sign not in os.environ:
+    if args.launcher != 'none' and (lacking := [name for name in RANKS[args.launcher] if name not in os.environ]):
         raise UserError(
-            f'--launcher {args.launcher}: {sign} is not set; start it by tools/dist_*.sh or tools/slurm_*.sh'
+            f'--launcher {args.launcher}: {lacking[0]} is not set; start it by tools/dist_*.sh or tools/slurm_*.sh'
         )
     if args.trust_checkpoint:
         weights.trust_checkpoints()
@@ -147,11 +159,20 @@ def load_run(args: argparse.Namespace) -> Config:
     if not any(hook['type'] == 'StrictLoadHook' for hook in hooks):  # a config's own list replaces that of its base
         cfg.custom_hooks = [*hooks, dict(type='StrictLoadHook')]
     cfg.launcher = args.launcher
-    os.environ.setdefault('LOCAL_RANK', os.environ.get('SLURM_LOCALID', str(args.local_rank)))
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    make_folder(cfg.work_dir)
     if args.launcher != 'none':
         join_processes(cfg)
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     return cfg
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder for results if need be, and raise a :class:`UserError` if nothing can be written there."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(f'cannot write to {path}: {error.strerror or error}; name another folder') from error
 
 
 def join_processes(cfg: Config) -> None:
@@ -160,21 +181,29 @@ def join_processes(cfg: Config) -> None:
     mmengine gives each process a GPU before it joins, and wraps the model for that GPU. Here, gloo connects CPUs.
 
     Raises:
-        UserError: If there are fewer GPUs than processes on this machine.
+        UserError: If there are fewer GPUs than processes on this machine, or if the processes cannot connect.
     """
+    rank, size, local_rank = (os.environ[name] for name in RANKS[cfg.launcher])
+    os.environ['LOCAL_RANK'] = local_rank  # where mmengine looks for it
     if torch.cuda.is_available():
-        if int(os.environ['LOCAL_RANK']) >= torch.cuda.device_count():
-            raise UserError(f'more processes were started than this machine has GPUs, {torch.cuda.device_count()}')
+        if int(local_rank) >= torch.cuda.device_count():
+            raise UserError(
+                f'{int(local_rank) + 1} or more processes were started on this machine, and it has '
+                f'{torch.cuda.device_count()} GPUs: start one process for each'
+            )
         return
-    if cfg.launcher == 'slurm':
+    os.environ.update(RANK=rank, WORLD_SIZE=size)
+    if cfg.launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         nodes = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
-        if 'MASTER_ADDR' not in os.environ:
-            os.environ['MASTER_ADDR'] = subprocess.run(
-                nodes, check=True, capture_output=True, text=True
-            ).stdout.split()[0]
-        os.environ.setdefault('MASTER_PORT', '29500')
-        os.environ.update(RANK=os.environ['SLURM_PROCID'], WORLD_SIZE=os.environ['SLURM_NTASKS'])
-    torch.distributed.init_process_group('gloo')
+        os.environ['MASTER_ADDR'] = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0]
+    address = os.environ.setdefault('MASTER_ADDR', '127.0.0.1'), os.environ.setdefault('MASTER_PORT', '29500')
+    try:
+        torch.distributed.init_process_group('gloo')
+    except torch.distributed.DistNetworkError as error:
+        raise UserError(
+            f'the processes cannot meet at {":".join(address)}: set MASTER_PORT to a port that is free there '
+            f'[{str(error).splitlines()[0]}]'
+        ) from error
     find_unused = cfg.get('find_unused_parameters', False)
     cfg.model_wrapper_cfg = dict(type='CPUDistributedDataParallel', find_unused_parameters=find_unused)
 

@@ -1,12 +1,19 @@
-"""Predictions beside their ground truth, for detection and segmentation alike."""
+"""Pictures of predictions and ground truth, for detection and segmentation alike."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import mmcv
+import numpy as np
+from mmengine.config import Config
 from mmengine.fileio import get
 from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import Runner
+
+from mmengine_plugin.launch import whole_file
 
 
 class PicturesHook(Hook):
@@ -35,3 +42,50 @@ class PicturesHook(Hook):
                 wait_time=self.wait_time,
                 out_file=self.folder and str(Path(self.folder, path.stem + '.png')),
             )
+
+
+def draw_sheet(
+    pictures: Sequence[Path], path: str | Path, columns: int = 2, rows: int = 4, size: tuple[int, int] = (760, 270)
+) -> None:
+    """Tile the first of some pictures into a sheet, row by row.
+
+    Args:
+        pictures: Image files, at least one; those that find no place are left out.
+        path: Where the sheet is written, as PNG.
+        columns, rows: How many tiles it has at most.
+        size: (width, height) of a tile in pixels; each picture is scaled to fit.
+    """
+    tiles = []
+    for picture in pictures[: columns * rows]:
+        image = cv2.imread(str(picture))
+        factor = min((size[0] - 8) / image.shape[1], (size[1] - 8) / image.shape[0])
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
+        tile = np.full((size[1], size[0], 3), 255, np.uint8)
+        tile[: image.shape[0], : image.shape[1]] = image
+        tiles.append(tile)
+    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % columns)
+    lines = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles), columns)]
+    with whole_file(path) as temporary:
+        temporary.write_bytes(cv2.imencode('.png', np.vstack(lines))[1].tobytes())
+
+
+def draw_samples(cfg: Config, path: str | Path, number: int = 12) -> None:
+    """Draw images of the training set on a sheet, with their labels, as the training pipeline makes both.
+
+    Args:
+        cfg: A config of mmdet or mmseg, in whose scope this is called.
+        path: Where the sheet is written, as PNG.
+        number: How many images, spread over the set.
+    """
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
+    visualizer.dataset_meta = dataset.metainfo
+    with tempfile.TemporaryDirectory() as folder:
+        for index in np.linspace(0, len(dataset) - 1, min(number, len(dataset)), dtype=int):
+            item = dataset[index]
+            sample, image = item['data_samples'], item['inputs'].permute(1, 2, 0).numpy()[..., ::-1]  # BGR to RGB
+            if 'gt_instances' in sample:  # mmdet's visualizer draws plain tensors
+                sample.gt_instances.bboxes = getattr(sample.gt_instances.bboxes, 'tensor', sample.gt_instances.bboxes)
+            picture = f'{folder}/{index:09}.png'
+            visualizer.add_datasample('', np.ascontiguousarray(image), sample, draw_pred=False, out_file=picture)
+        draw_sheet(sorted(Path(folder).iterdir()), path, columns=3, rows=-(-number // 3), size=(640, 440))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmengine_plugin.launch import check_option
+from backbones import UserError
+from mmengine_plugin.launch import RANKS, check_option, join_processes
 from tests.conftest import DETECTION, FAST, SEGMENTATION
 
 
@@ -34,7 +35,7 @@ def test_a_config_that_is_not_there(tool):
 
 def test_a_base_that_is_not_there(tool, tmp_path):
     path = child(tmp_path, '', base='no_such_base.py')
-    refuses(tool('train.py', path), str(path), 'no_such_base.py')
+    refuses(tool('train.py', path), f'config {path}: its base', 'no_such_base.py does not exist')
 
 
 @pytest.mark.parametrize(('config', 'what'), [(DETECTION, 'annotation file'), (SEGMENTATION, 'img_path')])
@@ -47,7 +48,13 @@ def test_class_names_that_match_nothing(tool, tmp_path, mini_data):
     classes = "metainfo=dict(classes=('stopsign', 'sports ball', 'kite', 'banana', 'pizza', 'donut'))"
     path = child(tmp_path, f'train_dataloader = dict(dataset=dict({classes}))')
     done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
-    refuses(done, 'instances_train2017.json', "'stopsign' (did you mean 'stop sign'?)", 'metainfo')
+    refuses(
+        done,
+        'instances_train2017.json: class',
+        'it has no category',
+        "'stopsign' (did you mean 'stop sign'?)",
+        'metainfo',
+    )
 
 
 def test_classes_in_another_order_than_the_file(tool, tmp_path, mini_data):
@@ -78,8 +85,11 @@ def test_a_label_map_that_is_missing(tool, tmp_path, mini_data):
         ("model = dict(backbone=dict(arch='mambaout_tiny'))", ["did you mean 'tiny'"]),
         ('model = dict(backbone=dict(out_indices=(1, 2, 3, 4)))', ['out_indices=(1, 2, 3, 4)', 'from 0 to 3']),
         ('model = dict(backbone=dict(init_cfg=dict(type="Pretrained")))', ['init_cfg=', '_delete_=True']),
-        ("custom_imports = dict(imports=['json'])", ['MambaOut is not registered: add', 'mmdet_plugin']),
-        ("custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)", ['no_such_module']),
+        ("custom_imports = dict(imports=['json'])", ['MambaOut is not registered: add custom_imports', 'mmdet_plugin']),
+        (
+            "custom_imports = dict(imports=['no_such_module'], allow_failed_imports=False)",
+            ['No module named', 'no_such_module'],
+        ),
         (
             "model = dict(backbone=dict(type='MambaOot'))",
             ["MambaOot is not registered in mmdet::model (did you mean 'MambaOut'?)"],
@@ -156,8 +166,29 @@ def test_a_reinitialisation_that_names_nothing(tool, tmp_path, mini_data, checkp
     refuses(done, 'no parameter of the model begins with', 'roi_head.bbox_head.fcs')
 
 
-def test_a_launcher_without_its_environment(tool):
-    refuses(tool('train.py', DETECTION, '--launcher', 'pytorch'), 'tools/dist_')
+@pytest.mark.parametrize('launcher', RANKS)
+def test_a_launcher_without_its_environment(tool, launcher):
+    refuses(
+        tool('train.py', DETECTION, '--launcher', launcher),
+        f'--launcher {launcher}: ',
+        'is not set; start it by tools/dist_*.sh',
+    )
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    """This machine need not have a GPU: it is told that it has one."""
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    for name, value in zip(RANKS['pytorch'], '121', strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match='2 or more processes were started on this machine, and it has 1 GPUs'):
+        join_processes(Config(dict(launcher='pytorch')))
+
+
+def test_a_work_directory_that_cannot_be_written(tool, tmp_path):
+    (tmp_path / 'file').touch()
+    done = tool('train.py', DETECTION, '--work-dir', tmp_path / 'file/work')
+    refuses(done, f'cannot write to {tmp_path}/file/work: Not a directory')
 
 
 @pytest.mark.parametrize(('classes', 'count'), [("('kite',)", 1), ("('stop sign', 'kite', 'donut')", 3)])

@@ -30,6 +30,7 @@ COMMON = {
     'OPTIM_WRAPPERS[mmengine.AmpOnCudaOptimWrapper]',
     'HOOKS[mmengine.StrictLoadHook]',
     'HOOKS[mmengine.NumClassesHook]',
+    'HOOKS[mmengine.SkippedSamplesHook]',
     'mmcv._ext',
 }
 
@@ -38,7 +39,14 @@ COMMON = {
     ('plugin', 'own'),
     [
         ('mmdet_plugin', {'DATASETS[mmdet.CheckedCocoDataset]'}),
-        ('mmseg_plugin', {'DATASETS[mmseg.CheckedADE20KDataset]', 'VISUALIZERS[mmseg.ContiguousSegVisualizer]'}),
+        (
+            'mmseg_plugin',
+            {
+                'DATASETS[mmseg.CheckedADE20KDataset]',
+                'DATASETS[mmseg.FolderDataset]',
+                'VISUALIZERS[mmseg.ContiguousSegVisualizer]',
+            },
+        ),
     ],
 )
 def test_importing_a_plugin_changes_the_entries_it_lists_and_no_others(plugin, own):

@@ -44,6 +44,8 @@ PAPERS = {
 
 ABSENT = 'absent'
 CHECKED = 'ours: the same data, checked before training starts'
+WHOLE = 'ours: mmengine never draws another image in the place of one that it cannot load'
+ZERO = "ours: the same, said by the data set, so that one's own need not change the pipelines"
 KEPT = 'ours: what is kept of a run, not how it trains'
 NORMS = 'ours: norms are spared by their type, not by their name; which parameters differ is tested below'
 NONE = 'MambaOut has no such parameter'
@@ -58,6 +60,7 @@ BOTH = {  # setting: Swin's, ours, whose word it is
     'default_hooks.checkpoint.rule': (ABSENT, 'greater', KEPT),
     'custom_hooks.0.type': (ABSENT, 'StrictLoadHook', 'ours: refuses checkpoints that do not fit'),
     'custom_hooks.1.type': (ABSENT, 'NumClassesHook', 'ours: refuses heads that do not fit the data'),
+    'custom_hooks.2.type': (ABSENT, 'SkippedSamplesHook', 'ours: lists what skip_bad_samples left out'),
 }
 DIFFERENCES = {
     'mask_rcnn': BOTH
@@ -75,6 +78,11 @@ DIFFERENCES = {
         'train_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
         'val_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
         'test_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
+        'train_dataloader.dataset.pipeline.1.reduce_zero_label': (True, ABSENT, ZERO),
+        'val_dataloader.dataset.pipeline.2.reduce_zero_label': (True, ABSENT, ZERO),
+        'test_dataloader.dataset.pipeline.2.reduce_zero_label': (True, ABSENT, ZERO),
+        'val_dataloader.dataset.test_mode': (ABSENT, True, WHOLE),
+        'test_dataloader.dataset.test_mode': (ABSENT, True, WHOLE),
         'default_hooks.checkpoint.save_best': (ABSENT, 'mIoU', KEPT),
     },
 }

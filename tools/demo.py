@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import matplotlib
-import numpy as np
+
+from mmengine_plugin.pictures import draw_sheet
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -59,9 +59,10 @@ def run_task(name: str, task: Task, out: Path) -> dict:
     run(out / f'{name}_data.log', 'make_mini_dataset.py', task.data, f'data/mini/{task.data}')
     run(out / f'{name}_train.log', 'train.py', config, '--work-dir', work_dir)
     checkpoint = (work_dir / 'last_checkpoint').read_text()
-    scores, pictures = work_dir / 'scores.json', work_dir / 'pictures'
+    scores, pictures, sheet = work_dir / 'scores.json', work_dir / 'pictures', out / f'{name}.png'
     test = ['--work-dir', work_dir, '--json', scores, '--show-dir', pictures]
     run(out / f'{name}_test.log', 'test.py', config, checkpoint, *test)
+    draw_sheet(sorted(pictures.glob('*.png')), sheet)  # in each, ground truth left, prediction right
     tested = json.loads(scores.read_text())
     return {
         # mmseg scores in percent, mmdet from 0 to 1
@@ -69,25 +70,8 @@ def run_task(name: str, task: Task, out: Path) -> dict:
         'seconds': round(time.time() - start),
         'checkpoint': checkpoint,
         'pictures': str(pictures),
-        'sheet': draw_sheet(sorted(pictures.glob('*.png')), out / f'{name}.png'),
+        'sheet': str(sheet),
     }
-
-
-def draw_sheet(
-    pictures: list[Path], path: Path, columns: int = 2, rows: int = 4, size: tuple[int, int] = (760, 270)
-) -> str:
-    """Some pictures on one sheet: in each, ground truth left, prediction right."""
-    tiles = []
-    for picture in pictures[: columns * rows]:
-        image = cv2.imread(str(picture))
-        factor = min((size[0] - 8) / image.shape[1], (size[1] - 8) / image.shape[0])
-        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        tile = np.full((size[1], size[0], 3), 255, np.uint8)
-        tile[: image.shape[0], : image.shape[1]] = image
-        tiles.append(tile)
-    lines = [np.hstack(tiles[i : i + columns]) for i in range(0, len(tiles) - columns + 1, columns)]
-    cv2.imwrite(str(path), np.vstack(lines))
-    return str(path)
 
 
 def draw_curves(out: Path) -> str:

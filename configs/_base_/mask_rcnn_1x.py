@@ -35,5 +35,5 @@ param_scheduler = [
 default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),
 )
-custom_hooks = [dict(type='StrictLoadHook'), dict(type='NumClassesHook')]
+custom_hooks = [dict(type='StrictLoadHook'), dict(type='NumClassesHook'), dict(type='SkippedSamplesHook')]
 visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])

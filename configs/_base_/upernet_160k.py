@@ -17,9 +17,25 @@ model = dict(
     test_cfg=dict(mode='whole'),  # ours: unpublished; the mode of mmseg's Swin config
 )
 
+# mmseg's, but for a word: whether label 0 counts is the data set's to say, and ADE20K's leaves it out
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(2048, 512), keep_ratio=True),
+    dict(type='LoadAnnotations'),
+    dict(type='PackSegInputs'),
+]
 # 8 processes x 2 images; the paper's 4 x 4 is train_dataloader.batch_size=4 on 4 GPUs
-train_dataloader = dict(batch_size=2, dataset=dict(type='CheckedADE20KDataset'))
-val_dataloader = dict(dataset=dict(type='CheckedADE20KDataset'))
+train_dataloader = dict(batch_size=2, dataset=dict(type='CheckedADE20KDataset', pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(type='CheckedADE20KDataset', pipeline=test_pipeline, test_mode=True))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(
@@ -46,7 +62,7 @@ default_hooks = dict(
         type='CheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=2, save_best='mIoU', rule='greater'
     ),
 )
-custom_hooks = [dict(type='StrictLoadHook'), dict(type='NumClassesHook')]
+custom_hooks = [dict(type='StrictLoadHook'), dict(type='NumClassesHook'), dict(type='SkippedSamplesHook')]
 visualizer = dict(
     type='ContiguousSegVisualizer',
     name='visualizer',

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ train_cfg = dict(max_epochs=1, val_interval=1)
 """
 SEGMENTOR = """
 train_dataloader = dict(batch_size=1, dataset=dict(pipeline=[
-    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', reduce_zero_label=True),
+    dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'),
     dict(type='Resize', scale=(128, 128)), dict(type='PackSegInputs')]))
 sync = dict(type='SyncBN', requires_grad=True)
 # a pooled map of one pixel has no variance
@@ -76,7 +77,7 @@ def project(tool, tmp_path_factory) -> Path:
     return folder
 
 
-def launch(script: str, *arguments: object, cwd: Path, **environment: object) -> str:
+def launch(script: str, *arguments: object, cwd: Path, exit_code: int = 0, **environment: object) -> str:
     """Run a launcher with this Python and Slurm's stand-ins; returns what it said."""
     own = dict(PYTHON=sys.executable, PYTHONPATH=str(cwd), PATH=f'{cwd}/bin:{os.environ["PATH"]}')
     done = subprocess.run(
@@ -88,7 +89,7 @@ def launch(script: str, *arguments: object, cwd: Path, **environment: object) ->
         text=True,
         timeout=900,
     )
-    assert done.returncode == 0, done.stdout[-5000:]
+    assert done.returncode == exit_code, done.stdout[-5000:]
     return done.stdout
 
 
@@ -145,6 +146,15 @@ def test_two_hosts_train_one_model(project, free_port):
         list(pool.map(lambda i: launch('dist_train.sh', *arguments, cwd=project, NODE_RANK=i, **environment), range(2)))
     ranks = [torch.load(project / f'hosts/rank{rank}.pt') for rank in (0, 1)]
     assert all(torch.equal(value, ranks[1][name]) for name, value in ranks[0].items())
+
+
+def test_a_port_in_use_and_a_process_that_fails_are_answered_without_torchruns_traceback(tmp_path, free_port):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        said = launch('dist_train.sh', DETECTION, 1, cwd=tmp_path, PORT=server.getsockname()[1], exit_code=1)
+    assert 'error: the processes cannot meet: set PORT to a port that is free' in said and 'Traceback' not in said
+    options = ['--work-dir', tmp_path, '--cfg-options', 'lr=1']
+    said = launch('dist_train.sh', DETECTION, 1, *options, cwd=tmp_path, PORT=free_port, exit_code=1)
+    assert "error: --cfg-options lr: 'lr' exists nowhere" in said and 'Traceback' not in said
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])

@@ -1,0 +1,119 @@
+"""The documents' commands run, their configs build, and what they quote of the programs is asserted by a test."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from tests.conftest import DETECTION, ROOT, SEGMENTATION
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The blocks of code of a page in ``docs/``."""
+    return re.findall(rf'```{language}\n(.*?)```', (ROOT / 'docs' / page).read_text(), re.DOTALL)
+
+
+def commands(page: str) -> list[list[str]]:
+    """The words of each command of a page that runs a program of ``tools/``; ``tools/`` itself is left out."""
+    lines = '\n'.join(blocks(page, 'bash')).replace('\\\n', ' ').splitlines()
+    matches = (re.search(r'(?:^|\s)tools/(\w+\.(?:py|sh) .*|doctor.py)$', line) for line in lines)
+    return [shlex.split(match[1]) for match in matches if match]
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """An empty folder that has the programs and the configs of this one."""
+    for name in ('configs', 'tools'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+def test_the_first_steps_run_as_they_are_typed(checkout, tool):
+    steps = commands('getting_started.md')
+    assert [program for program, *_ in steps].count('train.py') == 3
+    for words in steps:
+        done = tool(*words, cwd=checkout)
+        assert done.returncode == 0, (words, done.stdout[-2000:])
+    assert (checkout / 'work_dirs/mask_rcnn_mambaout_mini/epoch_2.pth').is_file()
+    assert list((checkout / 'pictures').iterdir())
+
+
+def on_one_process(program: str, *arguments: str) -> list[str]:
+    """What a launcher starts in each process, less what makes it one of several."""
+    python = program.split('_')[-1].replace('.sh', '.py')
+    if program.startswith('slurm'):
+        _, _, config, place, *rest = arguments
+        return [python, config, *(['--work-dir', place] if python == 'train.py' else [place]), *rest]
+    if program.startswith('dist'):
+        count = 1 if python == 'train.py' else 2
+        return [python, *arguments[:count], *arguments[count + 1 :]]
+    return [python, *arguments]
+
+
+@pytest.mark.parametrize('words', commands('training.md'), ids=' '.join)
+def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, tool):
+    """Its arguments, config and options are right; this machine need have neither."""
+    done = tool(*on_one_process(*words), cwd=checkout)
+    assert done.returncode == 1
+    assert re.match(r'error: (annotation file|img_path) .* is not there', done.stdout.splitlines()[-1]), done.stdout
+
+
+@pytest.mark.parametrize(
+    ('page', 'text'), [(page, text) for page in ('inheriting.md', 'training.md') for text in blocks(page, 'python')]
+)
+def test_a_config_that_is_shown_builds(page, text, tmp_path):
+    (tmp_path / 'mine.py').write_text(text)
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert type(model.backbone).__name__ == 'MambaOut'
+
+
+def test_predictions_are_made_as_they_are_typed(checkout, tool, mini_data):
+    for name, config in (('detector', DETECTION), ('segmentor', SEGMENTATION)):
+        cfg = Config.fromfile(config)
+        init_default_scope(cfg.default_scope)
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta={}), checkout / f'{name}.pth')
+    images = sorted((mini_data / 'data/mini/coco/val2017').iterdir())
+    (checkout / 'folder').mkdir()
+    for image, place in zip(images, ('photo.jpg', 'folder/a.jpg'), strict=False):
+        shutil.copy(image, checkout / place)
+    for words in commands('predicting.md'):
+        done = tool(*words, cwd=checkout)
+        assert done.returncode == 0, (words, done.stdout[-2000:])
+        out = checkout / words[words.index('--out-dir') + 1]
+        assert (out / 'predictions.json').is_file() and list((out / 'pictures').rglob('*.png'))
+    for text in blocks('predicting.md', 'python'):
+        subprocess.run([sys.executable, '-c', text], cwd=checkout, check=True)
+    assert (checkout / 'theirs').is_dir()
+
+
+def test_every_message_that_is_quoted_is_asserted_by_a_test():
+    rows = re.findall(r'^\| (?!what happened|---).*?\| (.*?) \|', (ROOT / 'docs/troubleshooting.md').read_text(), re.M)
+    quoted = [part.strip() for row in rows for quote in re.findall('`(.+?)`', row) for part in quote.split('…')]
+    assert len(rows) > 30
+    own = Path(__file__).resolve()
+    tests = '\n'.join(p.read_text() for p in (ROOT / 'tests').rglob('*.py') if p.resolve() != own)
+    assert [part for part in quoted if part not in tests] == []
+
+
+def test_every_link_leads_somewhere():
+    for page in [ROOT / 'README.md', ROOT / 'SECURITY.md', *(ROOT / 'docs').glob('*.md')]:
+        for link in re.findall(r'\]\(([^)]+)\)', page.read_text()):
+            place, _, anchor = link.partition('#')
+            if '://' in place:
+                continue
+            target = page.parent / place if place else page
+            assert target.exists(), f'{page.name}: {link}'
+            if anchor:
+                titles = re.findall(r'^#+ (.*)', target.read_text(), re.M)
+                anchors = [re.sub(r'[^\w\- ]', '', title.lower()).replace(' ', '-') for title in titles]
+                assert anchor in anchors, f'{page.name}: {link}'

@@ -1,0 +1,366 @@
+"""tools/check_dataset.py finds every planted fault with its file, whatever training refuses, and nothing else."""
+
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+from pycocotools import mask as rle
+
+from mmengine_plugin.pictures import draw_samples
+from tests.conftest import DETECTION, ROOT, SEGMENTATION
+from tests.test_full_size import link
+from tools.check_dataset import find_faults
+
+TRAIN = 'data/mini/coco/annotations/instances_train2017.json'
+
+
+def faults_of(config: Path, root: Path, monkeypatch, **options) -> list:
+    """The faults that a user finds who types the program in ``root``."""
+    monkeypatch.chdir(root)
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    init_default_scope(cfg.default_scope)
+    return find_faults(cfg)
+
+
+def named(faults: list) -> set[tuple[str, str]]:
+    """Kind of each fault and name of its file."""
+    return {(fault.kind, Path(fault.file).name) for fault in faults}
+
+
+@pytest.fixture
+def data(mini_data, tmp_path) -> Path:
+    """A copy of the mini data, to be damaged."""
+    shutil.copytree(mini_data / 'data', tmp_path / 'data')
+    return tmp_path
+
+
+@pytest.mark.parametrize('config', [DETECTION, SEGMENTATION])
+def test_clean_data_have_no_fault(mini_data, monkeypatch, config):
+    assert faults_of(config, mini_data, monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    ('config', 'place', 'name'),
+    [
+        ('mask_rcnn_mambaout_tiny', 'coco', 'coco'),
+        ('upernet_mambaout_tiny', 'ade/ADEChallengeData2016', 'ADEChallengeData2016'),
+    ],
+)
+def test_real_data_have_no_fault(tmp_path, monkeypatch, config, place, name):
+    link(tmp_path, place, name)
+    assert faults_of(ROOT / f'configs/{config}.py', tmp_path, monkeypatch) == []
+
+
+def damage_images(folder: Path, names: list[str]) -> set[tuple[str, str]]:
+    """Plant a fault in each of eight images; kinds and files of the faults."""
+    missing, empty, cut, page, dark, turned, small, cmyk = (folder / name for name in names)
+    missing.unlink()
+    empty.write_bytes(b'')
+    cut.write_bytes(cut.read_bytes()[:2000])
+    page.write_text('<!DOCTYPE html><html>404</html>')
+    twelve_bits = cv2.imread(str(dark)).astype(np.uint16) * 16
+    dark.write_bytes(cv2.imencode('.png', twelve_bits)[1].tobytes())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.open(turned).save(turned, exif=exif)
+    Image.open(small).resize((64, 48)).save(small)
+    Image.open(cmyk).convert('CMYK').save(cmyk)
+    return {
+        ('missing file', missing.name),
+        ('empty file', empty.name),
+        ('damaged image', cut.name),
+        ('no image that training can read', page.name),
+        ('image of 16 bits a channel', dark.name),
+        ('image that EXIF turns away from its labels', turned.name),
+        ('image of another size than its labels', small.name),
+        ('CMYK image', cmyk.name),
+    }
+
+
+@pytest.mark.parametrize(
+    ('config', 'folder'), [(DETECTION, 'coco/train2017'), (SEGMENTATION, 'ade20k/images/training')]
+)
+def test_every_damaged_image_is_found(data, monkeypatch, config, folder):
+    folder = data / 'data/mini' / folder
+    planted = damage_images(folder, sorted(path.name for path in folder.iterdir()))
+    if config == SEGMENTATION:  # whose images are what the folder holds
+        planted = planted - {('missing file', 'ADE_train_00000001.jpg')}
+        planted |= {('label map without an image', 'ADE_train_00000001.png')}
+    faults = faults_of(config, data, monkeypatch)
+    assert named(faults) == planted
+    assert len(faults) == len(planted) and all(fault.what and fault.cure for fault in faults)
+    assert any("it begins with b'<!DOCTYPE html>" in fault.what for fault in faults)
+
+
+def test_an_image_that_exif_turns_as_its_labels_are_is_no_fault(data, monkeypatch):
+    image = data / 'data/mini/coco/train2017/000000000001.jpg'
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(image).rotate(90, expand=True).save(image, exif=exif)
+    assert faults_of(DETECTION, data, monkeypatch) == []
+
+
+def plant_in_annotations(content: dict) -> Counter:
+    """Give each of many copies of a sound annotation one fault; how often each kind is planted."""
+    images = {image['id']: image for image in content['images']}
+    sound = next(a for a in content['annotations'] if not a['iscrowd'])
+    image = images[sound['image_id']]
+    width, height = image['width'], image['height']
+    string = rle.encode(np.asfortranarray(np.ones((height, width), np.uint8)))['counts'].decode()
+    faults = [
+        ('annotation of an unknown image', dict(image_id=10**6)),
+        ('annotation of an unknown category', dict(category_id=999)),
+        ('box that is not four numbers', dict(bbox=[1, 2, 3])),
+        ('box that is not four numbers', dict(bbox=[1, 2, math.nan, 4])),
+        ('box that is not four numbers', dict(bbox='1 2 3 4')),
+        ('box without extent', dict(bbox=[5, 5, 0, 10])),
+        ('box without extent', dict(bbox=[5, 5, 10, -4])),
+        ('box in fractions of its image', dict(bbox=[0.2, 0.3, 0.5, 0.4])),
+        ('box outside its image', dict(bbox=[5, 5, width, 10])),
+        ('box outside its image', dict(bbox=[-3, 5, 10, 10])),
+        ('object without area', dict(area=0)),
+        ('object without a mask', dict(segmentation=[])),
+        ('crowd with polygons', dict(iscrowd=1)),
+        ('polygon that is not three or more points', dict(segmentation=[[1, 1, 9, 9]])),
+        ('polygon that is not three or more points', dict(segmentation=[[1, 1, 9, 9, 1, 9, 5]])),
+        ('polygon that is not three or more points', dict(segmentation=[1, 1, 9, 9, 1, 9])),
+        ('polygon that is not three or more points', dict(segmentation=[[]])),
+        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=string[:-1]))),
+        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=string + '2'))),
+        ('broken run-length mask', dict(segmentation=dict(size=[width, height], counts=string))),
+        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=[10, 20]))),
+        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=[-1, height * width + 1]))),
+        ('broken run-length mask', dict(segmentation=dict(counts=string))),
+        ('incomplete entry', dict(area=None)),
+    ]
+    harmless = [
+        dict(bbox=[-1.5, 0, width + 3, 10]),  # within the tolerance on both sides
+        dict(segmentation=dict(size=[height, width], counts=string)),
+        dict(segmentation=dict(size=[height, width], counts=[10, height * width - 10])),
+        dict(iscrowd=1, segmentation=dict(size=[height, width], counts=string)),
+    ]
+    for number, change in enumerate([*(change for _, change in faults), *harmless]):
+        content['annotations'].append(sound | dict(id=10**6 + number) | change)
+    return Counter(kind for kind, _ in faults)
+
+
+def test_every_fault_of_annotations_is_found_and_rounding_is_none(data, monkeypatch):
+    file = data / TRAIN
+    content = json.loads(file.read_text())
+    planted = plant_in_annotations(content)
+    content['images'].append(content['images'][0])
+    content['images'].append(dict(id=77, file_name='000000000001.jpg', height=None, width=10))
+    content['images'].append(dict(id=78, file_name='000000000001.jpg', height='10', width=10))
+    content['annotations'].append(content['annotations'][0] | dict(id=77, image_id=77))
+    content['annotations'].append(content['annotations'][0])
+    file.write_text(json.dumps(content))
+    faults = faults_of(DETECTION, data, monkeypatch)
+    planted += Counter({'id that is not unique': 2, 'incomplete entry': 1, 'image size that is no number': 1})
+    assert Counter(fault.kind for fault in faults) == planted
+    assert {fault.file for fault in faults} == {TRAIN}
+    assert any('annotation 1000005 of 000000000001.jpg: bbox is [5, 5, 0, 10]' in fault.what for fault in faults)
+
+
+@pytest.mark.parametrize(
+    ('classes', 'what'),
+    [
+        (
+            ('stopsign', 'kite', 'elephant'),
+            ["it has no category 'stopsign' (did you mean 'stop sign'?)", "it has no category 'elephant'"],
+        ),
+        (('kite', 'stop sign'), ['mmdet numbers them in the order of the file']),
+    ],
+)
+def test_every_class_name_that_does_not_fit_is_found(mini_data, monkeypatch, classes, what):
+    faults = faults_of(DETECTION, mini_data, monkeypatch, **{'train_dataloader.dataset.metainfo.classes': classes})
+    assert [fault.what for fault in faults] == what
+    assert {fault.file for fault in faults} == {TRAIN}
+
+
+def keep(**changes):
+    """A change of the annotation file's content."""
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ('damage', 'kind'),
+    [
+        (Path.unlink, 'missing annotation file'),
+        (lambda file: file.write_text(file.read_text()[:1000]), 'damaged annotation file'),
+        (lambda file: file.write_bytes(b'\xff\xd8\xff'), 'damaged annotation file'),
+        (lambda file: file.write_text('[]'), "annotation file of another format than COCO's"),
+        (keep(images=[]), 'nothing to train on'),
+        (keep(annotations=[]), 'nothing to train on'),
+        (keep(categories=[dict(id=1, name='zebra')]), 'class that is no category of the file'),
+        (lambda file: shutil.rmtree(file.parents[1] / 'train2017'), 'missing image folder'),
+        (lambda file: (file.parents[1] / 'train2017/000000000002.jpg').unlink(), 'missing file'),
+    ],
+)
+def test_what_training_refuses_the_check_reports(data, monkeypatch, damage, kind):
+    damage(data / TRAIN)
+    assert kind in {fault.kind for fault in faults_of(DETECTION, data, monkeypatch)}
+    with pytest.raises((AssertionError, FileNotFoundError, TypeError, ValueError)):
+        DATASETS.build(Config.fromfile(DETECTION).train_dataloader.dataset)
+
+
+def test_every_damaged_label_map_is_found(data, monkeypatch):
+    images, maps = data / 'data/mini/ade20k/images/training', data / 'data/mini/ade20k/annotations/training'
+    missing, cut, small, coloured, deep, above, palette, _ = sorted(maps.iterdir())
+    labels = np.array(Image.open(above))
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[:100])
+    Image.open(small).resize((64, 48), Image.Resampling.NEAREST).save(small)
+    Image.open(coloured).convert('RGB').save(coloured)
+    Image.fromarray(np.array(Image.open(deep), np.uint16) + 300).save(deep)
+    labels[0], labels[1] = 151, 200
+    Image.fromarray(labels).save(above)
+    indices = Image.open(palette).convert('P')
+    indices.putdata(Image.open(palette).getdata())
+    indices.save(palette)  # in colours to look at, and sound
+    Image.new('RGB', (64, 48)).save(images / 'photo.JPEG')
+    faults = faults_of(SEGMENTATION, data, monkeypatch)
+    assert named(faults) == {
+        ('missing file', missing.name),
+        ('damaged image', cut.name),
+        ('image of another size than its labels', small.with_suffix('.jpg').name),
+        ('coloured label map', coloured.name),
+        ('label map of more than 8 bits', deep.name),
+        ('label at or above the number of classes', above.name),
+        ('image that img_suffix leaves out', 'photo.JPEG'),
+    }
+
+
+def folders(root: Path, *values: object, **settings) -> list:
+    """Faults of a segmentation set whose label maps hold the values, one map for each tuple or array."""
+    for number, pixels in enumerate(values):
+        pixels = np.atleast_2d(np.asarray(pixels, np.uint8))
+        for folder, content in (('images', np.dstack([pixels] * 3)), ('masks', pixels)):
+            (root / folder).mkdir(exist_ok=True)
+            Image.fromarray(content).save(root / folder / f'{number}.png')
+    init_default_scope('mmseg')
+    dataset = dict(
+        type='BaseSegDataset',
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='masks'),
+        img_suffix='.png',
+        metainfo=dict(classes=('a', 'b', 'c')),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+    )
+    return find_faults(Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dict(dataset, **settings)))))
+
+
+@pytest.mark.parametrize(
+    ('values', 'settings', 'kinds'),
+    [
+        ([(0, 1), (1, 2, 255)], dict(), set()),
+        ([(0, 1), (2, 3)], dict(reduce_zero_label=True), set()),
+        ([(1, 2), (3, 255)], dict(reduce_zero_label=True), set()),
+        ([(0, 1), (1, 1)], dict(reduce_zero_label=True), set()),  # classes b and c are rare, not misnumbered
+        (
+            [(0, 1), (1, 2)],
+            dict(reduce_zero_label=True),
+            {('classes numbered from 0 under reduce_zero_label=True', 'masks')},
+        ),
+        (
+            [(0, 1), (1, 3)],
+            dict(),
+            {
+                ('classes numbered from 1 under reduce_zero_label=False', 'masks'),
+                ('label at or above the number of classes', '1.png'),
+            },
+        ),
+        ([(0, 255), (0, 0)], dict(), {('masks of 0 and 255', 'masks')}),
+        ([(0, 255)], dict(reduce_zero_label=True), {('masks of 0 and 255', 'masks')}),
+        (
+            [(0, 1)],
+            dict(img_suffix='.jpg'),
+            {
+                ('nothing to train on', 'images'),
+                ('image that img_suffix leaves out', '0.png'),
+                ('label map without an image', '0.png'),
+            },
+        ),
+    ],
+)
+def test_values_of_all_label_maps_together_give_a_wrong_numbering_away(tmp_path, values, settings, kinds):
+    assert named(folders(tmp_path, *values, **settings)) == kinds
+
+
+def test_a_setting_of_reduce_zero_label_that_mmseg_would_refuse_is_found(tmp_path):
+    pipeline = [dict(type='LoadAnnotations', reduce_zero_label=True)]
+    assert named(folders(tmp_path, (0, 1), pipeline=pipeline)) == {('two settings of reduce_zero_label', 'masks')}
+
+
+def test_values_between_those_of_black_and_white_masks_are_found(tmp_path):
+    import mmseg_plugin  # noqa: F401
+
+    own = dict(type='FolderDataset', values=(0, 255), metainfo=dict(classes=('background', 'cat')))
+    faults = folders(tmp_path, (0, 255), (0, 255, 128, 1), **own)
+    assert named(faults) == {('pixel value of no class', '1.png')}
+    assert faults[0].what == 'it has the values 1, 128; those of classes are 0, 255'
+
+
+def test_sets_inside_wrappers_are_checked_once(mini_data, monkeypatch):
+    cfg = Config.fromfile(DETECTION)
+    inner = cfg.train_dataloader.dataset | dict(ann_file='annotations/none.json')
+    wrapped = dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inner, inner]))
+    monkeypatch.chdir(mini_data)
+    init_default_scope('mmdet')
+    faults = find_faults(Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=wrapped))))
+    assert named(faults) == {('missing annotation file', 'none.json')} and len(faults) == 1
+
+
+def test_program_lists_kinds_with_their_cures_writes_all_as_json_and_fails(tool, data):
+    folder = data / 'data/mini/coco/train2017'
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:2000])
+    done = tool('check_dataset.py', DETECTION, '--json', 'faults.json', cwd=data)
+    assert done.returncode == 1 and 'Traceback' not in done.stdout
+    assert '8  damaged image\n' in done.stdout and 'cure: copy or download it again' in done.stdout
+    assert 'data/mini/coco/train2017/000000000001.jpg: image file is truncated' in done.stdout
+    assert 'and 5 more' in done.stdout and '8 faults found' in done.stdout
+    faults = json.loads((data / 'faults.json').read_text())['faults']
+    assert {Path(fault['file']).name for fault in faults} == {path.name for path in folder.iterdir()}
+    assert all(set(fault) == {'file', 'kind', 'what', 'cure'} for fault in faults)
+
+
+def test_program_finds_nothing_in_clean_data_and_writes_a_sheet_into_the_work_directory(tool, data):
+    done = tool('check_dataset.py', DETECTION, cwd=data)
+    assert done.returncode == 0 and 'no faults found' in done.stdout
+    assert 'samples of the training set: work_dirs/mask_rcnn_mambaout_mini/samples.png' in done.stdout
+    assert Image.open(data / 'work_dirs/mask_rcnn_mambaout_mini/samples.png').size == (3 * 640, 3 * 440)
+
+
+def test_sheet_shows_the_labels_of_each_pixel_as_the_pipeline_makes_them(data, monkeypatch):
+    monkeypatch.chdir(data)
+    for path in (data / 'data/mini/ade20k/annotations/training').iterdir():
+        labels = np.zeros_like(Image.open(path))
+        labels[:, : labels.shape[1] // 2] = 3  # sky, of which the palette says (6, 230, 230)
+        Image.fromarray(labels).save(path)
+    cfg = Config.fromfile(SEGMENTATION)
+    flip = dict(type='RandomFlip', prob=1.0, direction='horizontal')
+    cfg.train_dataloader.dataset.pipeline = [
+        *cfg.train_dataloader.dataset.pipeline[:2],
+        flip,
+        dict(type='PackSegInputs'),
+    ]
+    init_default_scope('mmseg')
+    draw_samples(cfg, 'sheet.png', number=1)
+    sheet = np.asarray(Image.open('sheet.png')).astype(int)[:430]
+    width = np.flatnonzero((sheet[:, :640] < 255).any(axis=(0, 2)))[-1]
+    blue_over_red = (sheet[:, :width, 2] - sheet[:, :width, 0])[20:-20].mean(axis=0)
+    assert blue_over_red[width // 2 + 20 :].min() > 60 and blue_over_red[: width // 2 - 20].max() < 60
+
+
+def test_a_config_without_training_data_is_answered(tool):
+    done = tool('check_dataset.py', 'configs/imagenet_mambaout.py')
+    assert done.returncode == 1 and 'error: configs/imagenet_mambaout.py has no train_dataloader' in done.stdout
