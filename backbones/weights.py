@@ -248,6 +248,8 @@ def fetch(checkpoint: str) -> Path:
         if checkpoint.startswith(HUB):
             repository, _, revision = checkpoint.removeprefix(HUB).partition('@')
             path = Path(hf_hub_download(repository, 'model.safetensors', revision=revision or None))
+            if not revision:  # the folder of the hub's cache is named by it
+                print_log(f'{checkpoint} is revision {path.parent.name} today: @{path.parent.name} pins it', 'current')
             blob = path.resolve().name  # the hub's cache names large files by their hash
             _verify(
                 path, SHA256.get(checkpoint.removeprefix(HUB)) or (blob if re.fullmatch('[0-9a-f]{64}', blob) else '')

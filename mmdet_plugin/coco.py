@@ -62,7 +62,7 @@ class CheckedCocoDataset(GuardedSamples, CocoDataset):
             if not Path(path).exists():
                 raise UserError(
                     f'{what} {path} is not there (seen from {Path.cwd()}): put or link the data to {self.data_root}, '
-                    'or set data_root in the data loaders of the config; README.md shows the layout'
+                    'or set data_root in the data loaders of the config; docs/data.md shows the layout'
                 )
         data_list = super().load_data_list()
         there = set(list_dir_or_file(self.data_prefix['img'], list_dir=False, recursive=True))

@@ -13,18 +13,24 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 - ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`mmengine_plugin.mmcv_ext`)
 """
 
+import sys
 from pathlib import Path
 
-import backbones
-
 _here = Path(__file__).resolve().parent
-if Path(backbones.__file__ or '').resolve().parent != _here.parent / 'backbones':
-    raise ImportError(
-        f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
-        'comes first on sys.path: rename that folder or start from another directory'
-    )
+_root = _here if (_here / 'configs').is_dir() else _here.parent  # installed, or a checkout
+try:
+    import backbones
 
-from . import checkpoint, guards, mmcv_ext, optim  # noqa: E402
+    if Path(backbones.__file__ or '').resolve().parent != _here.parent / 'backbones':
+        raise ImportError(
+            f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
+            'comes first on sys.path: rename that folder or start from another directory'
+        )
+    from . import checkpoint, guards, mmcv_ext, optim
+except Exception as error:
+    if 'doctor' not in sys.modules:  # else, this is a program of ours, which says more
+        error.add_note(f'`{sys.executable} {_root}/tools/doctor.py` says what does not fit, and what to type')
+    raise
 
 mmcv_ext.install()
 
@@ -48,7 +54,7 @@ def config(name: str) -> str:
 
             _base_ = __import__('mmdet_plugin').config('mask_rcnn_mambaout_tiny')
     """
-    folder = _here / 'configs' if (_here / 'configs').is_dir() else _here.parent / 'configs'
+    folder = _root / 'configs'
     path = folder / f'{name}.py'
     if not path.is_file():
         known = [str(p.relative_to(folder).with_suffix('')) for p in folder.rglob('*.py')]

@@ -32,7 +32,7 @@ class CheckedFolders(GuardedSamples, BaseSegDataset):
             if folder and not Path(folder).is_dir():
                 raise UserError(
                     f'{what} {folder} is not there (seen from {Path.cwd()}): put or link the data to {self.data_root}, '
-                    'or set data_root in the data loaders of the config; README.md shows the layout'
+                    'or set data_root in the data loaders of the config; docs/data.md shows the layout'
                 )
         data_list = super().load_data_list()
         if not self.ann_file:  # which would name the images

@@ -7,6 +7,7 @@ Each fault comes with its file and its cure; the exit code is 1 if there is any.
 as the training pipeline makes them: what no program can see is seen there.
 """
 
+import doctor  # noqa: F401  (says what to type if an import below fails)
 import importlib
 import sys
 import warnings

@@ -9,6 +9,7 @@ Names change, tensors do not. SRC is anything that init_cfg takes: a file, a URL
 """
 
 import argparse
+import doctor  # noqa: F401  (says what to type if an import below fails)
 from pathlib import Path
 
 from safetensors.torch import save_file

@@ -8,6 +8,7 @@ repository's root: the mini data goes to data/mini, all results to the folder th
 """
 
 import argparse
+import doctor  # noqa: F401  (says what to type if an import below fails)
 import json
 import re
 import subprocess

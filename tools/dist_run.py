@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """torchrun, for dist_train.sh and dist_test.sh, that ends in one line where torchrun ends in its own traceback."""
 
+import doctor  # noqa: F401  (says what to type if an import below fails)
 import sys
 
 from torch.distributed import DistNetworkError, run

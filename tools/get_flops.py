@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import doctor  # noqa: F401  (says what to type if an import below fails)
 import warnings
 from functools import partial
 

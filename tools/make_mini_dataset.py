@@ -9,6 +9,7 @@ gives the same bytes under the same numpy and OpenCV.
 """
 
 import argparse
+import doctor  # noqa: F401  (says what to type if an import below fails)
 import json
 import os
 import shutil

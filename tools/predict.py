@@ -7,6 +7,8 @@ An image that cannot be read is named at the end, and the others are done. In Py
 does the same.
 """
 
+import doctor  # noqa: F401  (says what to type if an import below fails)
+
 from backbones import weights
 from mmengine_plugin import launch
 from mmengine_plugin.predict import Predictor, find_images

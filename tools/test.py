@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Score a checkpoint: box and mask AP for a detector, mIoU for a segmentor."""
 
+import doctor  # noqa: F401  (says what to type if an import below fails)
+
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Train a detector or segmentor from its config."""
 
+import doctor  # noqa: F401  (says what to type if an import below fails)
+
 from mmengine.config import Config
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch import cuda

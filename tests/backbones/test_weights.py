@@ -209,6 +209,13 @@ def test_the_log_says_what_was_loaded_and_what_was_not(published, tmp_path):
     assert str(path) in said and 'initialised: out_norms.*' in said and 'not used: head.*' in said
 
 
+def test_the_log_says_which_revision_an_unpinned_repository_has(published, hub_cache, tmp_path):
+    MMLogger.get_instance('test_revision', log_file=str(tmp_path / 'log'))
+    fill_hub_cache(hub_cache, 'someone/mine', published, revision='cd' * 20)
+    load('hf-hub:someone/mine')
+    assert f'hf-hub:someone/mine is revision {"cd" * 20} today: @{"cd" * 20} pins it' in (tmp_path / 'log').read_text()
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

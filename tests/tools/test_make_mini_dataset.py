@@ -18,10 +18,9 @@ IMAGES = 12  # of which the 3rd has a crowd and the 5th no objects; 3 more for v
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('make_mini_dataset', TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from tools import make_mini_dataset
+
+    return make_mini_dataset
 
 
 def draw(kind: str, out: Path, images: int = IMAGES, seed: int = 0) -> Path:
