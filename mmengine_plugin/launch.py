@@ -129,8 +129,9 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
             raise
         raise UserError(f'config {path}: {error}') from error
     except ImportError as error:
+        failed = error.__cause__ or error  # mmengine's "Failed to import", while it handled the reason
         raise UserError(
-            f'config {path}: {error.__cause__ or error}; if that is no module of yours, ask tools/doctor.py'
+            f'config {path}: {failed.__context__ or failed}; if that is no module of yours, ask tools/doctor.py'
         ) from error
     if 'model' not in cfg or 'default_scope' not in cfg:
         raise UserError(f'config {path} has no model and default_scope: is it a base rather than a whole config?')
