@@ -21,6 +21,8 @@ from mmengine_plugin.faults import Fault, check_image, each, transform_of
 from .coco import class_faults
 
 TOLERANCE = 2  # pixels that a box may leave its image: rounding, and tools that count pixels from 1
+# what entries are looked up by
+TYPES = dict(id=int | str, image_id=int | str, category_id=int | str, file_name=str, name=str, iscrowd=int)
 EXPORT = 'export the annotations again, or mend the file'
 
 
@@ -51,6 +53,9 @@ def _check_set(dataset: CocoDataset) -> Iterator[Fault]:
             'put or link it there, or set data_root and ann_file in the data loaders of the config',
         )
         return
+    except OSError as error:
+        yield Fault(file, 'unreadable annotation file', f'{error.strerror}', 'look at its permissions and at the disk')
+        return
     except ValueError as error:
         yield Fault(file, 'damaged annotation file', f'it is no JSON: {error}', 'copy, download or export it again')
         return
@@ -72,9 +77,14 @@ def _check_set(dataset: CocoDataset) -> Iterator[Fault]:
         annotations=('id', 'image_id', 'category_id', 'bbox', 'area') + ('iscrowd',) * dataset.test_mode,
     ).items():
         entries[key] = []
-        for number, entry in enumerate(content.get(key, ())):
-            if lacking := [name for name in wanted if entry.get(name) is None]:
+        for number, entry in enumerate(content.get(key) or ()):
+            if not isinstance(entry, dict):
+                yield Fault(file, 'entry of another kind', f'{key}[{number}] is {str(entry)[:60]}', EXPORT)
+            elif lacking := [name for name in wanted if entry.get(name) is None]:
                 yield Fault(file, 'incomplete entry', f'{key}[{number}] has no {", ".join(lacking)}', EXPORT)
+            elif wrong := [name for name in wanted if not isinstance(entry[name], TYPES.get(name, object))]:
+                what = f'{key}[{number}] has {wrong[0]}={str(entry[wrong[0]])[:60]}'
+                yield Fault(file, 'entry of another kind', what, EXPORT)
             elif key == 'images' and not _are_numbers([entry['height'], entry['width']]):
                 yield Fault(file, 'image size that is no number', f'{key}[{number}] is {entry}', EXPORT)
             else:
@@ -85,7 +95,8 @@ def _check_set(dataset: CocoDataset) -> Iterator[Fault]:
                     file, 'id that is not unique', f'{times} {key} have the id {number}', 'give each an id of its own'
                 )
     yield from class_faults(file, dataset.metainfo['classes'], [category['name'] for category in entries['categories']])
-    images = dict.fromkeys(entry.get('id') for entry in content['images'])  # None where incomplete
+    known = (entry.get('id') for entry in content['images'] if isinstance(entry, dict))
+    images = dict.fromkeys(id_ for id_ in known if isinstance(id_, TYPES['id']))  # None where incomplete
     images |= {image['id']: image for image in entries['images']}
     categories = {category['id'] for category in entries['categories']}
     if not entries['images'] or not dataset.test_mode and not entries['annotations']:
@@ -132,7 +143,8 @@ def _check_mark(
             "write the number of the object's pixels, or the area of its box",
         )
     if masks and image:
-        yield from _check_mask(mark.get('segmentation'), mark.get('iscrowd'), [image['height'], image['width']])
+        size = [image['height'], image['width']]
+        yield from _check_mask(mark.get('segmentation'), mark['bbox'], mark.get('iscrowd'), size)
 
 
 def _check_box(box: object, image: dict | None) -> Iterator[tuple[str, str, str]]:
@@ -160,7 +172,7 @@ def _check_box(box: object, image: dict | None) -> Iterator[tuple[str, str, str]
         )
 
 
-def _check_mask(mask: object, crowd: bool, size: list[int]) -> Iterator[tuple[str, str, str]]:
+def _check_mask(mask: object, box: list, crowd: bool, size: list[int]) -> Iterator[tuple[str, str, str]]:
     if not mask:
         yield (
             'object without a mask',
@@ -181,6 +193,16 @@ def _check_mask(mask: object, crowd: bool, size: list[int]) -> Iterator[tuple[st
                 f'segmentation has {str(wrong[0])[:60]}',
                 'write polygons as [[x1, y1, x2, y2, x3, y3, ...], ...], or take the annotation out',
             )
+        elif isinstance(box, list) and len(box) == 4 and _are_numbers(box):
+            xs, ys = ([value for polygon in mask for value in polygon[axis::2]] for axis in (0, 1))
+            corners = [box[0], box[1], box[0] + box[2], box[1] + box[3]]
+            extent = [min(xs), min(ys), max(xs), max(ys)]
+            if max(abs(a - b) for a, b in zip(extent, corners, strict=True)) > TOLERANCE:
+                yield (
+                    'polygons beside their box',
+                    f'they reach from {extent[:2]} to {extent[2:]}, and bbox {box} from {corners[:2]} to {corners[2:]}',
+                    "write both in the image's pixels: polygons as x, y, ..., the box as [x, y, width, height]",
+                )
     elif not isinstance(mask, dict) or mask.get('size') != size or not _is_whole(mask.get('counts'), size):
         yield (
             'broken run-length mask',

@@ -101,6 +101,9 @@ def class_faults(file: str, classes: Sequence[str], there: Sequence[str]) -> Ite
     if isinstance(classes, str):
         yield Fault(file, 'classes that are no tuple', f'metainfo has {classes!r}', f'Write classes=({classes!r},)')
         return
+    for name in {name for name in there if there.count(name) > 1}:
+        yield Fault(file, 'category name that is not unique', f'it has {name!r} twice', 'Give each a name of its own')
+        return
     unknown = [name for name in classes if name not in there]
     for name in unknown:
         yield Fault(

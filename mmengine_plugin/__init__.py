@@ -4,7 +4,13 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 
 - ``MODELS['MambaOut']``, ``MODELS['MambaOutClassifier']``: the backbone, and with its classifier
   (:mod:`backbones.mambaout`)
-- ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``: fp16 on CUDA, fp32 elsewhere (:mod:`mmengine_plugin.optim`)
+- ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``: fp16 on CUDA, fp32 elsewhere; it is a ``'FiniteAmpOptimWrapper'`` or a
+  ``'FiniteOptimWrapper'``, which take no step by gradients that are not finite (:mod:`mmengine_plugin.optim`)
+- ``LOOPS['ResumableEpochLoop']``, ``LOOPS['ResumableIterLoop']``, ``HOOKS['SafeCheckpointHook']``,
+  ``HOOKS['ResumeHook']``, ``FUNCTIONS['outlive_signals']``, and a file backend, ``'whole'``: never lose a run
+  (:mod:`mmengine_plugin.resume`, :mod:`mmengine_plugin.files`)
+- ``DATA_SAMPLERS['RestartableInfiniteSampler']``, ``DATA_SAMPLERS['NumberedBatchSampler']``: the order of the data as a
+  function of the seed (:mod:`mmengine_plugin.draws`)
 - ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`mmengine_plugin.checkpoint`)
 - ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`mmengine_plugin.guards`)
 - ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used (:mod:`mmengine_plugin.guards`)
@@ -26,7 +32,7 @@ try:
             f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
             'comes first on sys.path: rename that folder or start from another directory'
         )
-    from . import checkpoint, guards, mmcv_ext, optim
+    from . import checkpoint, guards, mmcv_ext, optim, resume
 except Exception as error:
     if 'doctor' not in sys.modules:  # else, this is a program of ours, which says more
         error.add_note(f'`{sys.executable} {_root}/tools/doctor.py` says what does not fit, and what to type')
@@ -34,7 +40,7 @@ except Exception as error:
 
 mmcv_ext.install()
 
-__all__ = ['checkpoint', 'config', 'guards', 'mmcv_ext', 'optim']
+__all__ = ['checkpoint', 'config', 'guards', 'mmcv_ext', 'optim', 'resume']
 
 
 def config(name: str) -> str:

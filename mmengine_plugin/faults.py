@@ -62,6 +62,8 @@ def load(path: str, flag: str, loader: BaseTransform) -> Loaded | Fault:
         content = fileio.get(path, backend_args=loader.backend_args)
     except FileNotFoundError:
         return Fault(path, 'missing file', 'it is not there', 'put it there, or take out what names it')
+    except OSError as error:
+        return Fault(path, 'unreadable file', f'{error.strerror}', 'look at its permissions and at the disk')
     if not content:
         return Fault(path, 'empty file', 'it has 0 bytes', 'copy or download it again')
     mode = stored = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import nn
 
 from backbones.errors import UserError
 
+from .draws import Draw, random_numbers
 from .faults import Fault, load, transform_of
 
 
@@ -39,6 +41,11 @@ class GuardedSamples:
         if not hasattr(self, 'skipped'):
             self.skipped = torch.zeros(len(self), dtype=torch.bool).share_memory_()
 
+    def __getitem__(self, idx: int) -> dict:
+        """A sample; what its pipeline draws at random is a function of the draw of the run, if the index is one."""
+        with random_numbers(*idx.key) if isinstance(idx, Draw) else contextlib.nullcontext():
+            return super().__getitem__(int(idx))
+
     def prepare_data(self, idx: int) -> dict | None:
         """A sample after the pipeline; ``None``, for which mmengine draws another, where it is left out.
 
@@ -46,6 +53,8 @@ class GuardedSamples:
             UserError: If the sample cannot be used, unless it may be left out. An error of another kind has a note with
                 the image's name.
         """
+        if self.skip_bad_samples and not self.test_mode and self.skipped.all():
+            raise UserError(f'none of the {len(self)} training samples can be used; check_dataset.py says why')
         info = self.get_data_info(idx)
         try:
             sample = super().prepare_data(idx)

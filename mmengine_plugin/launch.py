@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import inspect
-import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import mmengine.registry
@@ -27,6 +25,8 @@ from torch.utils.data import DataLoader
 
 from backbones import weights
 from backbones.errors import UserError, did_you_mean
+
+from .files import make_folder
 
 # what the Runner and OpenMMLab's programs look up in the config, besides the Runner's arguments
 RUNNER_KEYS = (
@@ -94,6 +94,8 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         # one that a data loader's process raised is raised again with the text of its traceback
         sys.exit(f'error: {str(error).rpartition("errors.UserError: ")[2].rstrip()}')
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
     except FileNotFoundError as error:
         if not error.filename:  # raised again by a worker, with that one's traceback
             raise
@@ -118,8 +120,9 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
             imported, or if an option names a key that exists nowhere.
     """
     if not Path(path).is_file():
-        near = [str(p) for p in Path(path).parent.glob('*.py')]
-        raise UserError(f'config {path} does not exist{did_you_mean(path, near)}')
+        near = [str(p.with_suffix('')) for p in Path(path).parent.glob('*.py')]
+        near = did_you_mean(str(Path(path).with_suffix('')), near).replace("'?)", ".py'?)")
+        raise UserError(f'config {path} does not exist{near}')
     try:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
@@ -159,23 +162,14 @@ def load_run(args: argparse.Namespace) -> Config:
         weights.trust_checkpoints()
     cfg = load_config(args.config, args.cfg_options)
     hooks = cfg.get('custom_hooks') or []
-    if not any(hook['type'] == 'StrictLoadHook' for hook in hooks):  # a config's own list replaces that of its base
-        cfg.custom_hooks = [*hooks, dict(type='StrictLoadHook')]
+    ours = ('StrictLoadHook', 'ResumeHook')  # a config's own list replaces that of its base
+    cfg.custom_hooks = [*hooks, *(dict(type=name) for name in ours if all(hook['type'] != name for hook in hooks))]
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     make_folder(cfg.work_dir)
     if args.launcher != 'none':
         join_processes(cfg)
     return cfg
-
-
-def make_folder(path: str | Path) -> None:
-    """Make a folder for results if need be, and raise a :class:`UserError` if nothing can be written there."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
-    except OSError as error:
-        raise UserError(f'cannot write to {path}: {error.strerror or error}; name another folder') from error
 
 
 def join_processes(cfg: Config) -> None:
@@ -273,32 +267,6 @@ def warn_of_batch(runner: Runner) -> None:
             'train_dataloader.batch_size or optim_wrapper.accumulative_counts, or scale the learning rate by '
             '--auto-scale-lr'
         )
-
-
-@contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all: gives the path to write to, which gets its name at the end.
-
-    Raises:
-        UserError: If it cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f'cannot write {path}: {error.strerror or error}') from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
-def write_json(path: str | Path, content: object) -> None:
-    """Write a JSON file whole or not at all."""
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def _arguments(section: Mapping, cfg: Config) -> tuple[set[str], bool]:

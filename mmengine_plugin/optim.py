@@ -1,13 +1,65 @@
-"""Mixed precision where it exists."""
+"""Mixed precision where it exists, and no step by gradients that are not finite."""
 
+from __future__ import annotations
+
+import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import cuda
 
 
+class NotFiniteError(RuntimeError):
+    """Too many steps in a row had gradients that were not finite."""
+
+
+class FiniteSteps:
+    """A mixin for mmengine's optimizer wrappers: a step by gradients that are not finite is not taken.
+
+    All processes see the same averaged gradients, and so decide alike.
+
+    Args:
+        max_bad_steps: How many such steps in a row are left out; the next one is an error. Under a loss scale that
+            adapts itself some are part of its work, so there it is 50, otherwise none.
+    """
+
+    bad_steps = 0
+
+    def __init__(self, *args, max_bad_steps: int | None = None, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        scaled = isinstance(self, AmpOptimWrapper) and self.loss_scaler.is_enabled()
+        self.max_bad_steps = (50 if scaled else 0) if max_bad_steps is None else max_bad_steps
+
+    def step(self, **kwargs) -> None:
+        """Take the step if the gradients are finite.
+
+        Raises:
+            NotFiniteError: If they are not, and as many steps as are allowed were left out before.
+        """
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        if torch.nn.utils.get_total_norm(gradients).isfinite():
+            self.bad_steps = 0
+            super().step(**kwargs)
+            return
+        self.bad_steps += 1
+        if self.bad_steps > self.max_bad_steps:
+            raise NotFiniteError
+        if isinstance(self, AmpOptimWrapper):
+            super().step(**kwargs)  # leaves out the step, too, and lowers the scale
+
+
+@OPTIM_WRAPPERS.register_module()
+class FiniteOptimWrapper(FiniteSteps, OptimWrapper):
+    """mmengine's OptimWrapper that takes no step by gradients that are not finite."""
+
+
+@OPTIM_WRAPPERS.register_module()
+class FiniteAmpOptimWrapper(FiniteSteps, AmpOptimWrapper):
+    """mmengine's AmpOptimWrapper that gives up when too many steps in a row were left out."""
+
+
 @OPTIM_WRAPPERS.register_module(name='AmpOnCudaOptimWrapper')
 def amp_on_cuda(loss_scale: float | str | dict = 'dynamic', dtype: str | None = None, **kwargs) -> OptimWrapper:
-    """An :class:`AmpOptimWrapper` (fp16) where there is a GPU, a plain :class:`OptimWrapper` (fp32) elsewhere.
+    """A :class:`FiniteAmpOptimWrapper` (fp16) where there is a GPU, a :class:`FiniteOptimWrapper` (fp32) elsewhere.
 
     One config thus trains as the paper did (fp16) on GPUs and runs unchanged on a CPU, where mmengine's own AMP
     wrapper stops with an assertion.
@@ -15,8 +67,9 @@ def amp_on_cuda(loss_scale: float | str | dict = 'dynamic', dtype: str | None = 
     Args:
         loss_scale: As in :class:`AmpOptimWrapper`; not used in fp32.
         dtype: ``'float16'`` where ``None``, or ``'bfloat16'``; not used in fp32.
-        **kwargs: As in :class:`OptimWrapper`: ``optimizer``, ``accumulative_counts``, ``clip_grad``.
+        **kwargs: As in :class:`FiniteOptimWrapper`: ``optimizer``, ``accumulative_counts``, ``clip_grad``,
+            ``max_bad_steps``.
     """
     if cuda.is_available():
-        return AmpOptimWrapper(loss_scale=loss_scale, dtype=dtype, **kwargs)
-    return OptimWrapper(**kwargs)
+        return FiniteAmpOptimWrapper(loss_scale=loss_scale, dtype=dtype, **kwargs)
+    return FiniteOptimWrapper(**kwargs)

@@ -1,5 +1,6 @@
 """Pictures of predictions and ground truth, for detection and segmentation alike."""
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import Runner
 
-from mmengine_plugin.launch import whole_file
+from .files import whole_file
 
 
 class PicturesHook(Hook):
@@ -34,14 +35,16 @@ class PicturesHook(Hook):
         """Draw the images of one batch."""
         for sample in outputs:
             path = Path(sample.img_path)
-            runner.visualizer.add_datasample(
-                path.name,
-                mmcv.imfrombytes(get(sample.img_path), channel_order='rgb'),
-                data_sample=sample,
-                show=self.show,
-                wait_time=self.wait_time,
-                out_file=self.folder and str(Path(self.folder, path.stem + '.png')),
-            )
+            picture = whole_file(Path(self.folder, path.stem + '.png')) if self.folder else contextlib.nullcontext()
+            with picture as out_file:
+                runner.visualizer.add_datasample(
+                    path.name,
+                    mmcv.imfrombytes(get(sample.img_path), channel_order='rgb'),
+                    data_sample=sample,
+                    show=self.show,
+                    wait_time=self.wait_time,
+                    out_file=out_file and str(out_file),
+                )
 
 
 def draw_sheet(
@@ -80,6 +83,7 @@ def draw_samples(cfg: Config, path: str | Path, number: int = 12) -> None:
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo
+    visualizer.alpha = 0.4  # what lies below a mask must be seen
     with tempfile.TemporaryDirectory() as folder:
         for index in np.linspace(0, len(dataset) - 1, min(number, len(dataset)), dtype=int):
             item = dataset[index]

@@ -29,6 +29,7 @@ from backbones.errors import UserError
 from backbones.weights import refuse_mismatch
 
 from . import launch
+from .files import make_folder, whole_file, write_json
 from .guards import refuse_other_classes
 
 
@@ -117,26 +118,30 @@ class Predictor:
         Raises:
             UserError: As :func:`find_images`; and at the end, with all else written, if images could not be predicted.
         """
-        if batch_size < 1 or not 0 <= score_thr <= 1:
-            raise UserError(f'batch size {batch_size} must be at least 1, score threshold {score_thr} from 0 to 1')
+        if batch_size < 1:
+            raise UserError(f'batch size {batch_size} must be at least 1')
+        if not 0 <= score_thr <= 1:
+            raise UserError(f'score threshold {score_thr} must be from 0 to 1')
         paths, out_dir = find_images(images, out_dir), Path(out_dir)
         names = _png_names(paths)
         listed, results, failures = [], [], []
-        for path, image, sample in self._samples(paths, batch_size, failures):
+        try:
+            for path, image, sample in self._samples(paths, batch_size, failures):
+                if self.visualizer:
+                    listed.append(dict(id=len(listed) + 1, file_name=path, width=image.width, height=image.height))
+                    picture, found = self._instances(image, sample, score_thr)
+                    results += [dict(image_id=len(listed), file_name=path) | detection for detection in found]
+                else:
+                    picture, labels, shares = self._segments(image, sample)
+                    results.append(dict(file_name=path, label_map=f'labels/{names[path]}', shares=shares))
+                    _save(labels, out_dir / 'labels' / names[path])
+                _save(picture, out_dir / 'pictures' / names[path])
+        finally:  # what is done is written, whatever ends the work
             if self.visualizer:
-                listed.append(dict(id=len(listed) + 1, file_name=path, width=image.width, height=image.height))
-                picture, found = self._instances(image, sample, score_thr)
-                results += [dict(image_id=len(listed), file_name=path) | detection for detection in found]
-            else:
-                picture, labels, shares = self._segments(image, sample)
-                results.append(dict(file_name=path, label_map=f'labels/{names[path]}', shares=shares))
-                _save(labels, out_dir / 'labels' / names[path])
-            _save(picture, out_dir / 'pictures' / names[path])
-        if self.visualizer:
-            categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
-            launch.write_json(out_dir / 'images.json', dict(images=listed, categories=categories, annotations=[]))
-        written = results if self.visualizer else dict(classes=self.classes, images=results)
-        launch.write_json(out_dir / 'predictions.json', written)
+                categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
+                write_json(out_dir / 'images.json', dict(images=listed, categories=categories, annotations=[]))
+            written = results if self.visualizer else dict(classes=self.classes, images=results)
+            write_json(out_dir / 'predictions.json', written)
         if failures:
             raise UserError(
                 f'{len(failures)} of {len(paths)} images could not be predicted, the others are in {out_dir}:\n  '
@@ -227,7 +232,7 @@ def find_images(inputs: str | Path | Iterable[str | Path], out_dir: str | Path) 
     inside = [path for path in paths if out_dir in Path(os.path.abspath(path)).parents]
     if inside:
         raise UserError(f'{inside[0]} lies in {out_dir}, where the results go: name another folder for these')
-    launch.make_folder(out_dir)
+    make_folder(out_dir)
     return paths
 
 
@@ -284,5 +289,5 @@ def _with_legend(picture: Image.Image, rows: list[tuple[tuple[int, ...], str]]) 
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    with launch.whole_file(path) as temporary:
+    with whole_file(path) as temporary:
         image.save(temporary, 'PNG')

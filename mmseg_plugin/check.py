@@ -56,7 +56,8 @@ def _check_set(dataset: BaseSegDataset) -> tuple[list[Fault], set[int]]:
             'put or link it there, or set data_root, data_prefix and ann_file in the data loaders of the config',
         )
         for path in [*folders, dataset.ann_file]
-        if path and not fileio.exists(path, backend_args=dataset.backend_args)
+        if path
+        and not (fileio.exists if path == dataset.ann_file else fileio.isdir)(path, backend_args=dataset.backend_args)
     ]
     if missing:
         return missing, set()

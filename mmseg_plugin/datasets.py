@@ -76,11 +76,14 @@ class CheckedFolders(GuardedSamples, BaseSegDataset):
         classes = len(self.metainfo['classes'])
         unknown = labels[(labels >= classes) & (labels != self.ignore_index)]
         if len(unknown):
-            raise UserError(
-                f'label map {path} has label {int(unknown[0])}, but {classes} classes end at {classes - 1} (and '
-                f'{self.ignore_index} is ignored); reduce_zero_label is {self.reduce_zero_label} and label_map is '
-                f'{self.label_map}. For masks of 0 and 255, use FolderDataset and its values=(0, 255)'
-            )
+            raise UserError(self._strange_label(path, int(unknown[0]), classes))
+
+    def _strange_label(self, path: str, label: int, classes: int) -> str:
+        return (
+            f'label map {path} has label {label}, but {classes} classes end at {classes - 1} (and {self.ignore_index} '
+            f'is ignored, reduce_zero_label is {self.reduce_zero_label}). For masks of 0 and 255, use FolderDataset '
+            'and its values=(0, 255)'
+        )
 
 
 @DATASETS.register_module()
@@ -115,6 +118,14 @@ class FolderDataset(CheckedFolders):
         self.values = values
         super().__init__(*args, **kwargs)
 
+    def _strange_label(self, path: str, label: int, classes: int) -> str:
+        if self.values is None:
+            return super()._strange_label(path, label, classes)
+        return (
+            f'label map {path} has pixels that are none of values={self.values}: it may be a JPEG or resized smoothly; '
+            'masks of 1 bit and those with a palette hold the indices 0 and 1, and need no values'
+        )
+
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
         """Pixel values to class indices; ``None`` where they are the same."""
         if not new_classes or isinstance(new_classes, str):
@@ -123,8 +134,10 @@ class FolderDataset(CheckedFolders):
             )
         if self.values is None:
             return None
-        if len(set(self.values)) != len(new_classes):
+        if not isinstance(self.values, Sequence) or not len(set(self.values)) == len(self.values) == len(new_classes):
             raise UserError(f'values={self.values} must be one pixel value for each of the classes {new_classes}')
+        if self.reduce_zero_label:
+            raise UserError('reduce_zero_label and values exclude each other: leave out reduce_zero_label')
         label_map = {value: index for index, value in enumerate(self.values)}
         # mmseg leaves other values as they are: those that would pass for a class become one that is refused
         return label_map | {index: 254 for index in range(len(new_classes)) if index not in label_map}

@@ -58,7 +58,7 @@ def test_unmodified_config_trains_validates_and_tests_on_real_images(
         json.loads(line)['loss'] for line in next(work_dir.glob('*/vis_data/scalars.json')).open() if '"loss"' in line
     ]
     assert len(losses) == 2
-    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    checkpoint = work_dir / (work_dir / 'last_checkpoint').read_text()
     tested = tool('test.py', path, checkpoint, '--json', tmp_path / 'scores.json', *options, cwd=tmp_path)
     assert tested.returncode == 0, tested.stdout[-3000:]
     assert score in json.loads((tmp_path / 'scores.json').read_text())

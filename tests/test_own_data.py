@@ -79,7 +79,7 @@ def test_a_documented_config_is_checked_trains_scores_and_predicts(name, tool, p
     work_dir = project / 'work_dirs' / name
     said = runs('train.py', f'{name}.py', '--cfg-options', *FAST, *SHORT[name])
     assert ('coco/segm_mAP: ' if name == 'pets' else 'mIoU: ') in said
-    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    checkpoint = work_dir / (work_dir / 'last_checkpoint').read_text()
     images = project / 'data' / name / ('images' if name == 'pets' else 'val/images')
     runs('predict.py', f'{name}.py', checkpoint, images, '--out-dir', project / f'{name}_out', '--score-thr', 0)
     found = json.loads((project / f'{name}_out/predictions.json').read_text())
@@ -117,6 +117,8 @@ def test_pixels_become_the_classes_that_values_or_their_indices_say(masks, proje
             'train_dataloader = dict(dataset=dict(values=(0, 1, 255)))',
             ['values=(0, 1, 255)', 'one pixel value'],
         ),
+        ('cracks', 'train_dataloader = dict(dataset=dict(values=5))', ['values=5', 'one pixel value']),
+        ('cracks', 'train_dataloader = dict(dataset=dict(reduce_zero_label=True))', ['exclude each other']),
         ('cracks', "train_dataloader = dict(dataset=dict(img_suffix='.png'))", ['0 images that end', 'set img_suffix']),
     ],
 )

@@ -46,6 +46,7 @@ ABSENT = 'absent'
 CHECKED = 'ours: the same data, checked before training starts'
 WHOLE = 'ours: mmengine never draws another image in the place of one that it cannot load'
 ZERO = "ours: the same, said by the data set, so that one's own need not change the pipelines"
+SAFE = 'ours: the same training, safe against kills and resumed to the last bit'
 KEPT = 'ours: what is kept of a run, not how it trains'
 NORMS = 'ours: norms are spared by their type, not by their name; which parameters differ is tested below'
 NONE = 'MambaOut has no such parameter'
@@ -60,6 +61,11 @@ BOTH = {  # setting: Swin's, ours, whose word it is
     'default_hooks.checkpoint.rule': (ABSENT, 'greater', KEPT),
     'custom_hooks.0.type': (ABSENT, 'StrictLoadHook', 'ours: refuses checkpoints that do not fit'),
     'custom_hooks.1.type': (ABSENT, 'NumClassesHook', 'ours: refuses heads that do not fit the data'),
+    'custom_hooks.3.type': (ABSENT, 'ResumeHook', SAFE),
+    'default_hooks.checkpoint.type': ('CheckpointHook', 'SafeCheckpointHook', SAFE),
+    'train_dataloader.worker_init_fn.type': (ABSENT, 'outlive_signals', SAFE),
+    'val_dataloader.worker_init_fn.type': (ABSENT, 'outlive_signals', SAFE),
+    'test_dataloader.worker_init_fn.type': (ABSENT, 'outlive_signals', SAFE),
     'custom_hooks.2.type': (ABSENT, 'SkippedSamplesHook', 'ours: lists what skip_bad_samples left out'),
 }
 DIFFERENCES = {
@@ -68,6 +74,7 @@ DIFFERENCES = {
         'train_dataloader.dataset.type': ('CocoDataset', 'CheckedCocoDataset', CHECKED),
         'val_dataloader.dataset.type': ('CocoDataset', 'CheckedCocoDataset', CHECKED),
         'test_dataloader.dataset.type': ('CocoDataset', 'CheckedCocoDataset', CHECKED),
+        'train_cfg.type': ('EpochBasedTrainLoop', 'ResumableEpochLoop', SAFE),
         'default_hooks.checkpoint.save_best': (ABSENT, 'coco/bbox_mAP', KEPT),
     },
     'upernet': BOTH
@@ -83,6 +90,8 @@ DIFFERENCES = {
         'test_dataloader.dataset.pipeline.2.reduce_zero_label': (True, ABSENT, ZERO),
         'val_dataloader.dataset.test_mode': (ABSENT, True, WHOLE),
         'test_dataloader.dataset.test_mode': (ABSENT, True, WHOLE),
+        'train_cfg.type': ('IterBasedTrainLoop', 'ResumableIterLoop', SAFE),
+        'train_dataloader.sampler.type': ('InfiniteSampler', 'RestartableInfiniteSampler', SAFE),
         'default_hooks.checkpoint.save_best': (ABSENT, 'mIoU', KEPT),
     },
 }

@@ -20,6 +20,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from backbones.errors import UserError
 from mmengine_plugin import launch
 from mmengine_plugin.faults import Fault
+from mmengine_plugin.files import write_json
 from mmengine_plugin.pictures import draw_samples
 
 LISTED = 3  # files of each kind; --json has all
@@ -41,12 +42,14 @@ def main() -> None:
         draw_samples(cfg, sheet)
         print(f'samples of the training set: {sheet}')
     except Exception as error:
-        if not faults:
+        Path(sheet).unlink(missing_ok=True)  # an older one
+        if not faults and not isinstance(error, UserError):
             raise
-        print(f'no samples: the faults keep the training set from loading ({type(error).__name__}: {error})')
+        faults = faults or [Fault(cfg.filename, 'training set that does not load', str(error), 'see there')]
+        print('no samples: the faults keep the training set from loading')
     print_table(faults)
     if args.json:
-        launch.write_json(args.json, dict(config=args.config, faults=[asdict(fault) for fault in faults]))
+        write_json(args.json, dict(config=args.config, faults=[asdict(fault) for fault in faults]))
     sys.exit(1 if faults else 0)
 
 

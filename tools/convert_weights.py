@@ -18,6 +18,7 @@ from backbones import UserError
 from backbones.mambaout import authors_names, our_names
 from backbones.weights import read_backbone
 from mmengine_plugin import launch
+from mmengine_plugin.files import whole_file
 
 PARTS = ('stem.', 'stages.', 'head.', 'out_norms.')
 
@@ -35,7 +36,7 @@ def main() -> None:
         raise UserError(f'{args.src} holds {foreign[0]}, which is no parameter of MambaOut')
     if args.to == 'authors':
         state = authors_names(state)
-    with launch.whole_file(args.dst) as path:
+    with whole_file(args.dst) as path:
         save_file({key: value.contiguous() for key, value in state.items()}, path, metadata=dict(format='pt'))
     millions = sum(value.numel() for value in state.values()) / 1e6
     print(f'{len(state)} tensors, {millions:.2f} M values, in the names of {args.to}: {args.dst}')

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import matplotlib
 
+from mmengine_plugin.files import write_json
 from mmengine_plugin.pictures import draw_sheet
 
 matplotlib.use('Agg')
@@ -59,7 +60,7 @@ def run_task(name: str, task: Task, out: Path) -> dict:
     start, config, work_dir = time.time(), f'configs/mini/{task.config}.py', out / name
     run(out / f'{name}_data.log', 'make_mini_dataset.py', task.data, f'data/mini/{task.data}')
     run(out / f'{name}_train.log', 'train.py', config, '--work-dir', work_dir)
-    checkpoint = (work_dir / 'last_checkpoint').read_text()
+    checkpoint = str(work_dir / (work_dir / 'last_checkpoint').read_text())
     scores, pictures, sheet = work_dir / 'scores.json', work_dir / 'pictures', out / f'{name}.png'
     test = ['--work-dir', work_dir, '--json', scores, '--show-dir', pictures]
     run(out / f'{name}_test.log', 'test.py', config, checkpoint, *test)
@@ -102,7 +103,7 @@ def main() -> None:
     results = {name: run_task(name, task, out) for name, task in TASKS.items()}
     summary = {key: value for name, task in TASKS.items() for key, value in results[name].items() if key in task.scores}
     summary |= dict(curves=draw_curves(out), tasks=results)
-    (out / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    write_json(out / 'summary.json', summary)
     print(f'\n{"held-out mini data":20} {"score":>22} {"seconds":>8}  pictures')
     for name, task in TASKS.items():
         scores = '  '.join(f'{key} {results[name][key]:.3f}' for key in task.scores)

@@ -26,6 +26,7 @@ from mmengine.structures import BaseDataElement
 
 from backbones.errors import UserError
 from mmengine_plugin import launch
+from mmengine_plugin.files import write_json
 
 SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048))  # of the paper's tables, by the config's default_scope
 # What the convention leaves out: elementwise operators, reductions, pooling, sorting, and those on boxes.
@@ -108,7 +109,7 @@ def main() -> None:
         listed = ', '.join(f'{op} ({n} times)' for op, n in figures['uncounted'].items())
         print(f'\nWARNING: these operators are not counted, although they may multiply and accumulate: {listed}')
     if args.json:
-        launch.write_json(args.json, figures)
+        write_json(args.json, figures)
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 
 from backbones.errors import UserError
 from mmengine_plugin import launch
+from mmengine_plugin.files import write_json
 from mmengine_plugin.pictures import PicturesHook
 
 
@@ -46,7 +47,7 @@ def main() -> None:
         for name, score in scores.items():
             print(f'{name:24} {score:8.4f}')
         if args.json:
-            launch.write_json(args.json, scores)
+            write_json(args.json, scores)
 
 
 if __name__ == '__main__':

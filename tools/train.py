@@ -4,11 +4,12 @@
 import doctor  # noqa: F401  (says what to type if an import below fails)
 
 from mmengine.config import Config
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import cuda
 
 from backbones.errors import UserError
 from mmengine_plugin import launch
+from mmengine_plugin.resume import checkpoints
 
 
 def main() -> None:
@@ -31,9 +32,9 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume and args.resume != 'auto':
         cfg.update(resume=True, load_from=args.resume)
-    elif args.resume and find_latest_checkpoint(cfg.work_dir):
+    elif args.resume and checkpoints(cfg.work_dir):
         cfg.update(resume=True, load_from=None)
-    if cfg.get('load_from') or cfg.get('resume'):
+    if cfg.get('load_from') or (cfg.get('resume') and checkpoints(cfg.work_dir)):
         cfg.model.get('backbone', {})['init_cfg'] = None  # a checkpoint overwrites these weights: do not fetch them
     runner = Runner.from_cfg(cfg)
     launch.warn_of_batch(runner)
@@ -44,7 +45,7 @@ def set_precision(cfg: Config, amp: bool) -> None:
     """Replace the optimizer wrapper's type, whatever the config has."""
     if amp and not cuda.is_available():
         raise UserError('--amp: no GPU is visible, and fp16 training needs one; without it, training runs in fp32')
-    cfg.optim_wrapper.type = 'AmpOptimWrapper' if amp else 'OptimWrapper'
+    cfg.optim_wrapper.type = 'FiniteAmpOptimWrapper' if amp else 'FiniteOptimWrapper'
     if not amp:
         for key in ('loss_scale', 'dtype'):
             cfg.optim_wrapper.pop(key, None)

@@ -10,8 +10,9 @@ _base_ = [
 custom_imports = dict(imports=['mmdet_plugin'], allow_failed_imports=False)
 
 # 8 processes x 2 images; the paper's 4 x 4 is train_dataloader.batch_size=4 on 4 GPUs
-train_dataloader = dict(batch_size=2, dataset=dict(type='CheckedCocoDataset'))
-val_dataloader = dict(dataset=dict(type='CheckedCocoDataset'))
+workers = dict(type='outlive_signals')  # which ask the run to save and leave
+train_dataloader = dict(batch_size=2, worker_init_fn=workers, dataset=dict(type='CheckedCocoDataset'))
+val_dataloader = dict(worker_init_fn=workers, dataset=dict(type='CheckedCocoDataset'))
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(
@@ -32,8 +33,15 @@ param_scheduler = [
     dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
 
+# never lose a run: each can be switched off by the type of mmengine's own
+train_cfg = dict(type='ResumableEpochLoop')
 default_hooks = dict(
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),
+    checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),
 )
-custom_hooks = [dict(type='StrictLoadHook'), dict(type='NumClassesHook'), dict(type='SkippedSamplesHook')]
+custom_hooks = [
+    dict(type='StrictLoadHook'),
+    dict(type='NumClassesHook'),
+    dict(type='SkippedSamplesHook'),
+    dict(type='ResumeHook'),
+]
 visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])

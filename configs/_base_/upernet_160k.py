@@ -34,8 +34,16 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 # 8 processes x 2 images; the paper's 4 x 4 is train_dataloader.batch_size=4 on 4 GPUs
-train_dataloader = dict(batch_size=2, dataset=dict(type='CheckedADE20KDataset', pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(type='CheckedADE20KDataset', pipeline=test_pipeline, test_mode=True))
+workers = dict(type='outlive_signals')  # which ask the run to save and leave
+train_dataloader = dict(
+    batch_size=2,
+    sampler=dict(type='RestartableInfiniteSampler'),
+    worker_init_fn=workers,
+    dataset=dict(type='CheckedADE20KDataset', pipeline=train_pipeline),
+)
+val_dataloader = dict(
+    worker_init_fn=workers, dataset=dict(type='CheckedADE20KDataset', pipeline=test_pipeline, test_mode=True)
+)
 test_dataloader = val_dataloader
 
 optim_wrapper = dict(
@@ -57,12 +65,19 @@ param_scheduler = [
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 
+# never lose a run: each can be switched off by the type of mmengine's own
+train_cfg = dict(type='ResumableIterLoop')
 default_hooks = dict(
     checkpoint=dict(
-        type='CheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=2, save_best='mIoU', rule='greater'
+        type='SafeCheckpointHook', by_epoch=False, interval=16000, max_keep_ckpts=2, save_best='mIoU', rule='greater'
     ),
 )
-custom_hooks = [dict(type='StrictLoadHook'), dict(type='NumClassesHook'), dict(type='SkippedSamplesHook')]
+custom_hooks = [
+    dict(type='StrictLoadHook'),
+    dict(type='NumClassesHook'),
+    dict(type='SkippedSamplesHook'),
+    dict(type='ResumeHook'),
+]
 visualizer = dict(
     type='ContiguousSegVisualizer',
     name='visualizer',

@@ -113,7 +113,7 @@ def test_two_processes_train_and_test_like_one(config, project, tool, free_port,
     for name, value in single.items():
         assert torch.equal(ranks[0][name], ranks[1][name]), name  # one model in both processes
         torch.testing.assert_close(ranks[0][name], value, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f'{n}: {m}')
-    checkpoint = (two / 'last_checkpoint').read_text()
+    checkpoint = two / (two / 'last_checkpoint').read_text()
     scores = []
     for work_dir in (two, one):
         arguments = ['--work-dir', work_dir / 'test', '--json', work_dir / 'scores.json', '--cfg-options', *FAST]
