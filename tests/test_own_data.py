@@ -132,23 +132,24 @@ def test_a_mistake_in_the_config_of_ones_own_data(name, text, words, tool, proje
 
 
 @pytest.mark.parametrize(
-    ('mask', 'words'),
+    ('mask', 'values', 'words'),
     [
-        (np.full((160, 208), 128, np.uint8), 'label 128, but 2 classes end at 1'),
-        (np.full((160, 208), 1, np.uint8), 'label 254'),  # no class of (0, 255), and not class 1
-        (np.zeros((80, 104), np.uint8), 'is 1x80x104 after the pipeline'),
-        (np.zeros((160, 208, 3), np.uint8), 'one channel of class indices'),
+        (np.full((160, 208), 7, np.uint8), None, 'has label 7, but 2 classes end at 1'),
+        (np.full((160, 208), 128, np.uint8), (0, 255), r'has pixels that are none of values=\(0, 255\)'),
+        (np.full((160, 208), 1, np.uint8), (0, 255), 'has pixels that are none of'),  # not class 1
+        (np.zeros((80, 104), np.uint8), (0, 255), 'is 1x80x104 after the pipeline'),
+        (np.zeros((160, 208, 3), np.uint8), (0, 255), 'one channel of class indices'),
     ],
-    ids=['unknown value', 'index among values', 'other size', 'colours'],
+    ids=['unknown index', 'unknown value', 'index among values', 'other size', 'colours'],
 )
-def test_a_mask_that_cannot_be_right_is_refused_by_its_name(mask, words, project, tmp_path):
+def test_a_mask_that_cannot_be_right_is_refused_by_its_name(mask, values, words, project, tmp_path):
     cfg = Config.fromfile(project / 'cracks.py')
     init_default_scope('mmseg')
     for folder, image in (('images', 'a.jpg'), ('masks', 'a.png')):
         (tmp_path / 'val' / folder).mkdir(parents=True)
         pixels = np.zeros((160, 208, 3), np.uint8) if folder == 'images' else mask
         Image.fromarray(pixels).save(tmp_path / 'val' / folder / image)
-    dataset = DATASETS.build(dict(cfg.val_dataloader.dataset, data_root=str(tmp_path)))
+    dataset = DATASETS.build(dict(cfg.val_dataloader.dataset, data_root=str(tmp_path), values=values))
     with pytest.raises(UserError, match=f'val/masks/a.png .*{words}'):
         dataset[0]
 
