@@ -145,6 +145,8 @@ class Resumable:
     def _ask(self, number: int, frame: object) -> None:
         self.asked = number
         signal.signal(number, self.handlers[number])  # who asks twice does not want to wait
+        if is_main_process():
+            print(f'{signal.Signals(number).name}: the run saves and leaves after this step; again ends it at once')
 
     def _begin(self, first: int) -> None:
         """Let the data loader begin with this iteration, where its order began at iteration ``first``."""
@@ -163,6 +165,11 @@ class ResumableEpochLoop(Resumable, EpochBasedTrainLoop):
     """mmengine's loop by epochs, whose resumed runs take the steps of an uninterrupted one, from any iteration."""
 
     epoch_start = 0  # iteration at which the epoch began
+
+    def run(self) -> torch.nn.Module:
+        """Train from the iteration on at which the checkpoint was saved."""
+        self.epoch_start = self._iter  # or before it, as ResumeHook knows
+        return super().run()
 
     def run_epoch(self) -> None:
         """Train for the rest of the epoch."""
@@ -374,10 +381,10 @@ class ResumeHook(Hook):
             return
         if self.before:
             loop.epoch_start = loop.iter - self.before['done']
-        if loop.iter and runner.val_loop is not None and loop.is_validation_due():
-            if runner.message_hub.runtime_info.get('validated') != loop.iter:
-                runner.logger.info('The validation before this point was cut off and runs now')
-                runner.val_loop.run()
+        validated = runner.message_hub.runtime_info.get('validated', 0)
+        if validated != loop.iter and runner.val_loop is not None and loop.is_validation_due():
+            runner.logger.info('The validation before this point was cut off and runs now')
+            runner.val_loop.run()
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Let all processes score one model: without SyncBN, each has statistics of its own, and one's are saved."""

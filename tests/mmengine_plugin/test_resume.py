@@ -60,12 +60,15 @@ class Points(GuardedSamples, BaseDataset):
 class Line(BaseModel):
     """Everything that draws or keeps a state in a step: dropout, batch norm, weights."""
 
-    def __init__(self, norm: bool = True) -> None:
+    def __init__(self, norm: bool = True, memory: bool = True) -> None:
         super().__init__()
+        self.memory = memory
         self.body = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if norm else nn.Identity(), nn.Dropout(0.5))
         self.head = nn.Linear(8, 1)
 
     def forward(self, inputs, data_samples, mode):
+        if not self.memory:
+            raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20.00 MiB')
         out = self.head(self.body(torch.stack(inputs)))
         if mode == 'loss':
             return dict(loss=(out - torch.stack(inputs).mean(1, keepdim=True)).square().mean())
@@ -341,6 +344,12 @@ def test_steps_may_be_left_out_up_to_a_count(whole, tmp_path):
     assert all(value.isfinite().all() for value in weights)
     code, said = run(tmp_path / 'norm', whole[0], **changes)  # statistics of a batch norm cannot be left out
     assert code == 1 and 'body.1.running_mean is not finite' in said, said
+
+
+def test_out_of_memory_says_what_to_lower(whole, tmp_path):
+    code, said = run(tmp_path / 'run', whole[0], model=dict(type='Line', memory=False))
+    assert code == 1 and 'out of GPU memory at iteration 1 with images of' in said.splitlines()[-1], said
+    assert 'train_dataloader.batch_size' in said and 'model.backbone.with_cp=True' in said
 
 
 @pytest.mark.parametrize(
