@@ -82,7 +82,7 @@ def _check_set(dataset: CocoDataset) -> Iterator[Fault]:
                 yield Fault(file, 'entry of another kind', f'{key}[{number}] is {str(entry)[:60]}', EXPORT)
             elif lacking := [name for name in wanted if entry.get(name) is None]:
                 yield Fault(file, 'incomplete entry', f'{key}[{number}] has no {", ".join(lacking)}', EXPORT)
-            elif wrong := [name for name in wanted if not isinstance(entry[name], TYPES.get(name, object))]:
+            elif wrong := [name for name in TYPES if name in entry and not isinstance(entry[name], TYPES[name])]:
                 what = f'{key}[{number}] has {wrong[0]}={str(entry[wrong[0]])[:60]}'
                 yield Fault(file, 'entry of another kind', what, EXPORT)
             elif key == 'images' and not _are_numbers([entry['height'], entry['width']]):
