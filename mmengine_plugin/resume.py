@@ -243,7 +243,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping) -> None:
         """Save the best checkpoint, and in the last one that it has been validated, with the scores."""
-        runner.message_hub.update_info('validated', runner.iter)
+        runner.message_hub.update_info('last_validation', runner.iter)
         self.scored = False
         super().after_val_epoch(runner, metrics)
         if self.last_step and self.last_step[1] == runner.iter and not self.scored:  # mmengine does it for a best one
@@ -381,7 +381,7 @@ class ResumeHook(Hook):
             return
         if self.before:
             loop.epoch_start = loop.iter - self.before['done']
-        validated = runner.message_hub.runtime_info.get('validated', 0)
+        validated = runner.message_hub.runtime_info.get('last_validation', 0)
         if validated != loop.iter and runner.val_loop is not None and loop.is_validation_due():
             runner.logger.info('The validation before this point was cut off and runs now')
             runner.val_loop.run()
