@@ -36,14 +36,14 @@ class FiniteSteps:
             NotFiniteError: If they are not, and as many steps as are allowed were left out before.
         """
         gradients = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        if torch.nn.utils.get_total_norm(gradients).isfinite():
+        if torch.nn.utils.get_total_norm(gradients, norm_type=float('inf')).isfinite():  # squares might overflow
             self.bad_steps = 0
             super().step(**kwargs)
             return
         self.bad_steps += 1
         if self.bad_steps > self.max_bad_steps:
             raise NotFiniteError
-        if isinstance(self, AmpOptimWrapper):
+        if isinstance(self, AmpOptimWrapper) and self.loss_scaler.is_enabled():
             super().step(**kwargs)  # leaves out the step, too, and lowers the scale
 
 
@@ -65,11 +65,13 @@ def amp_on_cuda(loss_scale: float | str | dict = 'dynamic', dtype: str | None = 
     wrapper stops with an assertion.
 
     Args:
-        loss_scale: As in :class:`AmpOptimWrapper`; not used in fp32.
+        loss_scale: As in :class:`AmpOptimWrapper`; not used in fp32 and bfloat16.
         dtype: ``'float16'`` where ``None``, or ``'bfloat16'``; not used in fp32.
         **kwargs: As in :class:`FiniteOptimWrapper`: ``optimizer``, ``accumulative_counts``, ``clip_grad``,
             ``max_bad_steps``.
     """
     if cuda.is_available():
+        if dtype == 'bfloat16':
+            loss_scale = dict(enabled=False)  # its range is fp32's
         return FiniteAmpOptimWrapper(loss_scale=loss_scale, dtype=dtype, **kwargs)
     return FiniteOptimWrapper(**kwargs)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 from mmengine.dist import barrier, broadcast, broadcast_object_list, get_rank, get_world_size, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS, HOOKS, LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
@@ -55,6 +55,7 @@ def outlive_signals(worker_id: int, **kwargs: object) -> None:
     os.setpgrp()
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    seed_random(torch.initial_seed(), get_rank())  # for data sets that do not draw by iteration
 
 
 class Resumable:
@@ -65,7 +66,7 @@ class Resumable:
         dropping = dict(type=BatchSampler, drop_last=dataloader.pop('drop_last', False))
         inner = dataloader.get('batch_sampler') or dropping
         dataloader['batch_sampler'] = dict(type='NumberedBatchSampler', inner=inner)
-        self.asked: int | None = None  # the signal that asks to leave
+        self.asked = 0  # the signal that asks to leave
         self.handlers = {number: signal.signal(number, self._ask) for number in SIGNALS}
         self.group = torch.distributed.new_group(backend='gloo') if get_world_size() > 1 else None
         super().__init__(runner, dataloader, *args, **kwargs)
@@ -109,7 +110,8 @@ class Resumable:
                 'train_dataloader.batch_size and raise optim_wrapper.accumulative_counts, or set '
                 f'model.backbone.with_cp=True [{str(error).splitlines()[0]}]'
             ) from error
-        if bad := getattr(wrapper, 'bad_steps', 0):
+        steps = getattr(wrapper, '_accumulative_counts', 1)
+        if (bad := getattr(wrapper, 'bad_steps', 0)) and self._iter % steps == 0:
             self.runner.logger.warning(
                 f'step {self._iter} was left out, its gradients are not finite ({bad} in a row, '
                 f'{wrapper.max_bad_steps} are allowed); the images are {_images(batch)}'
@@ -120,16 +122,20 @@ class Resumable:
                     f'{poisoned[0]} is not finite after iteration {self._iter}, which leaving steps out cannot mend; '
                     f'the images are {_images(batch)}. Resume with a lower learning rate or clipping'
                 )
-        self.leave_if_asked()
+        if self.is_asked():
+            self.leave()
 
-    def leave_if_asked(self) -> None:
-        """Save and exit with :data:`EXIT_CODE` if any process was sent a signal."""
-        asked = torch.tensor(self.asked or 0)
+    def is_asked(self) -> bool:
+        """Whether any process was sent a signal, and nothing would be lost."""
+        asked = torch.tensor(self.asked)
         if self.group:
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self.group)
+        self.asked = asked.item()
         steps = getattr(self.runner.optim_wrapper, '_accumulative_counts', 1)
-        if not asked or self._iter % steps:  # gradients that are being accumulated would be lost
-            return
+        return bool(asked) and self._iter % steps == 0  # gradients that are being accumulated would be lost
+
+    def leave(self) -> None:
+        """Save and exit with :data:`EXIT_CODE`."""
         meta = dict(epoch=self._epoch, iter=self._iter)
         self.runner.save_checkpoint(
             self.runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=dict(backend='whole')
@@ -138,7 +144,7 @@ class Resumable:
             name_last(self.runner.work_dir, Path(self.runner.work_dir, INTERRUPTED))
         barrier()
         self.runner.logger.warning(
-            f'{signal.Signals(asked.item()).name}: saved at iteration {self._iter}; --resume goes on from here'
+            f'{signal.Signals(self.asked).name}: saved at iteration {self._iter}; --resume goes on from here'
         )
         sys.exit(EXIT_CODE)
 
@@ -168,13 +174,15 @@ class ResumableEpochLoop(Resumable, EpochBasedTrainLoop):
 
     def run(self) -> torch.nn.Module:
         """Train from the iteration on at which the checkpoint was saved."""
-        self.epoch_start = self._iter  # or before it, as ResumeHook knows
+        epoch, start = self.runner.message_hub.runtime_info.get('epoch_start', (None, 0))
+        self.epoch_start = start if epoch == self._epoch else self._iter
         return super().run()
 
     def run_epoch(self) -> None:
         """Train for the rest of the epoch."""
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
+        self.runner.message_hub.update_info('epoch_start', [self._epoch, self.epoch_start])
         self._begin(self.epoch_start)
         for index, batch in enumerate(self.dataloader, self._iter - self.epoch_start):
             self.run_iter(index, batch)
@@ -191,8 +199,6 @@ class ResumableEpochLoop(Resumable, EpochBasedTrainLoop):
 @LOOPS.register_module()
 class ResumableIterLoop(Resumable, IterBasedTrainLoop):
     """mmengine's loop by iterations, whose resumed runs take the steps of an uninterrupted one and replay no data."""
-
-    epoch_start = 0
 
     def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
         super().__init__(runner, dataloader, *args, **kwargs)
@@ -320,15 +326,19 @@ def last_checkpoint(work_dir: str | Path) -> Path | None:
         UserError: If there are checkpoints, and all are damaged.
     """
     found: dict[Path, int] = {}
-    for path in (candidates := checkpoints(work_dir)):
+    candidates, note = checkpoints(work_dir), Path(work_dir, 'last_checkpoint')
+    named = Path(work_dir, note.read_text()) if note.exists() else None
+    if named in candidates or (named and named.is_file()):  # before newer ones, of a run that was given up
+        candidates = [named, *(path for path in candidates if path != named)]
+    for path in candidates:
         try:
             with zipfile.ZipFile(path) as archive:  # PyTorch does not look at the check sums
                 if broken := archive.testzip():
                     raise UserError(f'{broken} in it has another check sum than its content')
             found[path] = read_checkpoint(path)['meta']['iter']
-        except (UserError, zipfile.BadZipFile, KeyError, OSError) as error:
+        except Exception as error:  # whatever a damaged file makes of its readers
             print_log(f'checkpoint {path} is damaged and passed over: {error}', 'current', logging.WARNING)
-        if any(path.name != INTERRUPTED for path in found):
+        if path in found and (path == named or path.name != INTERRUPTED):
             break  # the others are older
     if candidates and not found:
         raise UserError(
@@ -346,7 +356,6 @@ class ResumeHook(Hook):
     """Resumes from the newest good checkpoint, says what is another than it was, and validates what was cut off."""
 
     priority = 'LOWEST'
-    before: Mapping | None = None  # the resumed run's circumstances
 
     def before_run(self, runner: Runner) -> None:
         """Find the checkpoint, where none is named; on one process for all."""
@@ -357,12 +366,9 @@ class ResumeHook(Hook):
             runner._resume = bool(found[0])
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note the circumstances, and how much of an epoch is done."""
-        loop, meta = runner.train_loop, checkpoint['meta']
-        if not isinstance(loop, Resumable):
-            return
-        done = 0 if meta['epoch'] > loop.epoch else meta['iter'] - loop.epoch_start
-        meta['run'] = dict(circumstances(runner), done=done, by_epoch=isinstance(loop, ResumableEpochLoop))
+        """Note the circumstances."""
+        if isinstance(runner.train_loop, Resumable):
+            checkpoint['meta']['run'] = circumstances(runner)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the circumstances.
@@ -370,17 +376,19 @@ class ResumeHook(Hook):
         Raises:
             UserError: If the resumed run would be nonsense.
         """
-        self.before = checkpoint.get('meta', {}).get('run') if runner._resume else None
-        if self.before:
-            compare(self.before, circumstances(runner), runner.logger)
+        before = checkpoint.get('meta', {}).get('run') if runner._resume else None
+        if before:
+            epoch, start = checkpoint['message_hub']['runtime_info'].get('epoch_start', (None, 0))
+            within = epoch == checkpoint['meta']['epoch'] and checkpoint['meta']['iter'] > start
+            compare(before, circumstances(runner), within, runner.logger)
 
     def before_train(self, runner: Runner) -> None:
         """Begin where the checkpoint was saved, with the validation that it was saved for, if that was cut off."""
         loop = runner.train_loop
         if not isinstance(loop, Resumable):
             return
-        if self.before:
-            loop.epoch_start = loop.iter - self.before['done']
+        if runner._resume and is_main_process():
+            name_last(runner.work_dir, runner._load_from)  # what comes after it belongs to another run from here on
         validated = runner.message_hub.runtime_info.get('last_validation', 0)
         if validated != loop.iter and runner.val_loop is not None and loop.is_validation_due():
             runner.logger.info('The validation before this point was cut off and runs now')
@@ -393,8 +401,12 @@ class ResumeHook(Hook):
 
     def after_val_iter(self, runner: Runner, *args, **kwargs) -> None:
         """Leave a validation during the training, if a signal asks for it; it will run again."""
-        if isinstance(runner._train_loop, Resumable):
-            runner._train_loop.leave_if_asked()
+        loop = runner._train_loop
+        if isinstance(loop, Resumable) and loop.is_asked():
+            for hook in runner.hooks:
+                if isinstance(hook, EMAHook):
+                    hook.after_val_epoch(runner)  # gives the model its own weights back
+            loop.leave()
 
 
 def circumstances(runner: Runner) -> dict[str, object]:
@@ -407,11 +419,16 @@ def circumstances(runner: Runner) -> dict[str, object]:
         images=len(dataset),
         classes=list(getattr(dataset, 'metainfo', {}).get('classes', ())),
         threads=torch.get_num_threads(),
-        settings={k: v for section in sections for k, v in _flat(runner.cfg.get(section), section)},
+        settings={
+            key: value
+            for section in sections
+            for key, value in _flat(runner.cfg.get(section), section)
+            if '.init_cfg' not in key  # which a resumed run does not use
+        },
     )
 
 
-def compare(before: Mapping, now: Mapping, logger: logging.Logger) -> None:
+def compare(before: Mapping, now: Mapping, within_epoch: bool, logger: logging.Logger) -> None:
     """Say what differs between a run and its continuation, and refuse where that makes no sense."""
     if before['classes'] != now['classes']:
         raise UserError(
@@ -420,7 +437,7 @@ def compare(before: Mapping, now: Mapping, logger: logging.Logger) -> None:
             'meaning. To fine-tune on other classes, use load_from and StrictLoadHook(reinitialise=...)'
         )
     order = [f'{k} {before[k]} -> {now[k]}' for k in ('processes', 'batch_size', 'images') if before[k] != now[k]]
-    if order and before['done'] and before['by_epoch']:
+    if order and within_epoch:
         raise UserError(
             f'the checkpoint was saved in the middle of an epoch, whose rest does not exist with {", ".join(order)}: '
             'resume from the checkpoint of an epoch by --resume FILE, or as it was'

@@ -58,10 +58,10 @@ def wait_for_training(process: subprocess.Popen, work_dir: Path, known: int) -> 
         time.sleep(0.05)
 
 
-def kill(process: subprocess.Popen, number: signal.Signals) -> None:
+def kill(process: subprocess.Popen, number: signal.Signals, launched: bool) -> None:
     """Kill all processes of a training, or ask them to leave; of several, SIGKILL takes one, as a lost node does."""
     children = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
-    if number == signal.SIGKILL and len(children) > 1:
+    if number == signal.SIGKILL and launched:
         os.kill(int(random.choice(children)), number)
     elif number == signal.SIGKILL:
         os.killpg(process.pid, number)
@@ -74,8 +74,8 @@ def damage(path: Path) -> str:
     """Damage a file, and say how."""
     content = bytearray(path.read_bytes())
     how = random.choice(['cut', 'emptied', 'one bit flipped'])
-    if how == 'one bit flipped':
-        content[random.randrange(len(content) // 4, len(content) // 2)] ^= 1
+    if content and how == 'one bit flipped':
+        content[random.randrange(len(content))] ^= 1
     else:
         del content[len(content) // 2 if how == 'cut' else 0 :]
     path.write_bytes(content)
@@ -138,7 +138,7 @@ def main() -> None:
             process.wait(random.uniform(0, seconds / 3) if kills < args.kills else None)
         except subprocess.TimeoutExpired:
             kills += 1
-            kill(process, number := random.choice([signal.SIGKILL, *ASKING]))
+            kill(process, number := random.choice([signal.SIGKILL, *ASKING]), args.processes > 1)
             print(f'{kills:4} {number.name:8} exit code {process.returncode:4}', end=' ')
             if len(files := checkpoints(broken)) > 1 and random.random() < 0.3:
                 print(damage(files[0]), end=' ')

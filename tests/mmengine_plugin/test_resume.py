@@ -204,6 +204,25 @@ def test_a_validation_that_was_cut_off_runs_again(whole, number, tmp_path):
     assert_goes_on(tmp_path / 'run', whole)
 
 
+def test_an_average_of_the_weights_survives_a_signal_in_a_validation(tmp_path):
+    """During which the model has the average in the place of its own weights."""
+    hooks = [dict(type='ResumeHook'), dict(type='EMAHook', momentum=0.3)]
+    assert run(tmp_path / 'whole', 'epochs', custom_hooks=hooks)[0] == 0
+    send = dict(type='Send', number=signal.SIGTERM, moment='after_val_iter', iteration=3)
+    assert run(tmp_path / 'run', 'epochs', custom_hooks=[*hooks, send])[0] == EXIT_CODE
+    code, said = run(tmp_path / 'run', 'epochs', resume=True, custom_hooks=hooks)
+    assert code == 0 and differences(content(tmp_path / 'whole'), content(tmp_path / 'run')) == [], said
+
+
+def test_what_was_given_up_for_an_older_checkpoint_is_not_resumed(whole, tmp_path):
+    run(tmp_path / 'run', whole[0], send=(signal.SIGKILL, 'after_train_iter', 6))
+    newest, older = checkpoints(tmp_path / 'run')
+    changes = dict(resume=True, load_from=str(older))
+    run(tmp_path / 'run', whole[0], send=(signal.SIGTERM, 'before_train_iter', 4), **changes)
+    assert newest.exists() and last_checkpoint(tmp_path / 'run').name == 'interrupted.pth'
+    assert_goes_on(tmp_path / 'run', whole)
+
+
 def test_a_validation_that_was_not_cut_off_runs_once(whole, tmp_path):
     run(tmp_path / 'run', whole[0], send=(signal.SIGKILL, 'before_train_iter', 3))
     code, said = run(tmp_path / 'run', whole[0], resume=True)
