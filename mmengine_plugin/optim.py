@@ -1,7 +1,5 @@
 """Mixed precision where it exists, and no step by gradients that are not finite."""
 
-from __future__ import annotations
-
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
@@ -12,8 +10,9 @@ class NotFiniteError(RuntimeError):
     """Too many steps in a row had gradients that were not finite."""
 
 
-class FiniteSteps:
-    """A mixin for mmengine's optimizer wrappers: a step by gradients that are not finite is not taken.
+@OPTIM_WRAPPERS.register_module()
+class FiniteOptimWrapper(OptimWrapper):
+    """mmengine's OptimWrapper that takes no step by gradients that are not finite.
 
     All processes see the same averaged gradients, and so decide alike.
 
@@ -48,17 +47,12 @@ class FiniteSteps:
 
 
 @OPTIM_WRAPPERS.register_module()
-class FiniteOptimWrapper(FiniteSteps, OptimWrapper):
-    """mmengine's OptimWrapper that takes no step by gradients that are not finite."""
-
-
-@OPTIM_WRAPPERS.register_module()
-class FiniteAmpOptimWrapper(FiniteSteps, AmpOptimWrapper):
+class FiniteAmpOptimWrapper(FiniteOptimWrapper, AmpOptimWrapper):
     """mmengine's AmpOptimWrapper that gives up when too many steps in a row were left out."""
 
 
 @OPTIM_WRAPPERS.register_module(name='AmpOnCudaOptimWrapper')
-def amp_on_cuda(loss_scale: float | str | dict = 'dynamic', dtype: str | None = None, **kwargs) -> OptimWrapper:
+def amp_on_cuda(loss_scale: float | str | dict = 'dynamic', dtype: str | None = None, **kwargs) -> FiniteOptimWrapper:
     """A :class:`FiniteAmpOptimWrapper` (fp16) where there is a GPU, a :class:`FiniteOptimWrapper` (fp32) elsewhere.
 
     One config thus trains as the paper did (fp16) on GPUs and runs unchanged on a CPU, where mmengine's own AMP
