@@ -3,12 +3,11 @@
 #
 #     tools/dist_train.sh CONFIG GPUS [arguments of train.py]
 #
-# On several machines, run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT in the environment. With --resume,
-# MAX_RESTARTS=3 starts all processes again that often when one is lost.
+# On several machines, run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT in the environment.
 set -euo pipefail
-[ $# -ge 2 ] || { sed -n '2,7s/^# \?//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,6s/^# \?//p' "$0" >&2; exit 2; }
 [[ $2 =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS is a number from 1 on, not $2" >&2; exit 2; }
 exec "${PYTHON:-python}" "$(dirname "$0")/dist_run.py" \
     --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$2" \
-    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}" --max-restarts "${MAX_RESTARTS:-0}" \
+    --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}" \
     "$(dirname "$0")/train.py" "$1" --launcher pytorch "${@:3}"
