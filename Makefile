@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
-# the recipes on real images, where data/ has them
+# what takes minutes: the recipes on real images, where data/ has them, all counts, kills at every moment
 full-size: $(VENV)/installed
 	$(BIN)/python -m pytest -m full_size
 

@@ -42,7 +42,10 @@ def run_tool(tool: str, *arguments: object, cwd: Path = ROOT) -> subprocess.Comp
     tests would otherwise spend their time in importing torch.
     """
     processes = multiprocessing.get_context('forkserver')
-    processes.set_forkserver_preload(['torch', 'torch._dynamo', 'torchvision', 'mmengine.runner', 'mmcv', 'seaborn'])
+    processes.set_forkserver_preload(
+        ['torch', 'torch._dynamo', 'torch.utils.tensorboard', 'torchvision', 'mmengine.runner', 'mmcv', 'seaborn']
+        + ['matplotlib.pyplot', 'pycocotools.coco', 'scipy.optimize', 'shapely', 'ftfy', 'rich.progress', 'yapf']
+    )
     argv = [str(ROOT / 'tools' / tool), *map(str, arguments)]
     environment = os.environ | dict(HF_HUB_OFFLINE='1')
     with tempfile.NamedTemporaryFile('r') as output:

@@ -398,7 +398,7 @@ def test_other_settings_are_said(whole, tmp_path):
     assert code == 0 and 'optim_wrapper.optimizer.lr: 0.01 -> 0.02' in said, said
 
 
-@pytest.mark.parametrize('base', [DETECTION, SEGMENTATION], ids=['detector', 'segmentor'])
+@pytest.mark.parametrize('base', [DETECTION, pytest.param(SEGMENTATION, marks=pytest.mark.full_size)])
 def test_a_model_that_is_killed_ends_as_one_that_nobody_disturbed(base, tool, mini_data, tmp_path):
     length = ['train_cfg.max_epochs=2', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.by_epoch=False']
     if base == SEGMENTATION:
