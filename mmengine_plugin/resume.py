@@ -327,8 +327,8 @@ def last_checkpoint(work_dir: str | Path) -> Path | None:
     """
     found: dict[Path, int] = {}
     candidates, note = checkpoints(work_dir), Path(work_dir, 'last_checkpoint')
-    named = Path(work_dir, note.read_text()) if note.exists() else None
-    if named in candidates or (named and named.is_file()):  # before newer ones, of a run that was given up
+    named = Path(work_dir, note.read_text() if note.exists() else '')
+    if named.is_file():  # before newer ones, of a run that was given up
         candidates = [named, *(path for path in candidates if path != named)]
     for path in candidates:
         try:

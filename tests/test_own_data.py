@@ -191,6 +191,17 @@ def test_a_bad_sample_may_be_skipped_and_is_listed(name, tool, damaged):
     )
 
 
+def test_a_set_without_any_good_sample_is_an_error_even_if_bad_ones_are_skipped(damaged):
+    cfg = Config.fromfile(damaged / 'cracks.py')
+    init_default_scope('mmseg')
+    for path in (damaged / 'data/cracks/train/images').iterdir():
+        path.write_bytes(b'')
+    settings = dict(cfg.train_dataloader.dataset, data_root=str(damaged / 'data/cracks'), skip_bad_samples=True)
+    dataset = DATASETS.build(settings)
+    with pytest.raises(UserError, match='none of the 8 training samples can be used'):
+        dataset[0]
+
+
 def test_validation_skips_nothing(tool, damaged):
     bad = damaged / 'data/cracks/val/images/ADE_val_00000001.jpg'
     bad.write_bytes(bad.read_bytes()[:0])
