@@ -38,5 +38,5 @@ setup(
         'tensorboard',
         'tqdm',
     ],
-    extras_require={'test': ['pytest', 'pytest-xdist', 'ruff', 'seaborn', 'setuptools', 'wheel']},
+    extras_require={'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'ruff', 'seaborn', 'setuptools', 'wheel']},
 )

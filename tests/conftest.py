@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+# Whoever starts the tests may block signals, which children inherit: none would then know that another has ended.
+signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
+os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo' if sys.platform == 'linux' else 'lo0')  # no name need be resolved
+TIME_LIMIT = 300  # seconds, of any program
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
@@ -51,7 +57,7 @@ def run_tool(tool: str, *arguments: object, cwd: Path = ROOT) -> subprocess.Comp
     with tempfile.NamedTemporaryFile('r') as output:
         process = processes.Process(target=_run_program, args=(argv, cwd, environment, output.name))
         process.start()
-        process.join(900)
+        process.join(TIME_LIMIT)
         if process.is_alive():
             process.kill()
             process.join()

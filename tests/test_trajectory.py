@@ -67,7 +67,11 @@ def runner(config, backbone: dict, work_dir) -> Runner:
     return Runner.from_cfg(cfg)
 
 
-@pytest.mark.parametrize('config', [DETECTION, SEGMENTATION], ids=['detection', 'segmentation'])
+@pytest.mark.parametrize(
+    'config',
+    [pytest.param(DETECTION, marks=pytest.mark.full_size), SEGMENTATION],
+    ids=['detection', 'segmentation'],
+)
 def test_twenty_steps_have_the_losses_of_a_twin_with_timms_backbone(config, mini_data, tmp_path, monkeypatch):
     monkeypatch.chdir(mini_data)
     ours = runner(config, dict(type='MambaOut', arch='femto'), tmp_path / 'ours')

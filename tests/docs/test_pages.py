@@ -35,6 +35,7 @@ def checkout(tmp_path) -> Path:
     return tmp_path
 
 
+@pytest.mark.full_size
 def test_the_first_steps_run_as_they_are_typed(checkout, tool):
     steps = commands('getting_started.md')
     assert [program for program, *_ in steps].count('train.py') == 3

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import DETECTION, FAST, ROOT, SEGMENTATION
+from tests.conftest import DETECTION, FAST, ROOT, SEGMENTATION, TIME_LIMIT
 
 # nothing is drawn at random, a process sees one image a step, and each leaves its weights
 COMMON = """
@@ -80,17 +81,22 @@ def project(tool, tmp_path_factory) -> Path:
 def launch(script: str, *arguments: object, cwd: Path, exit_code: int = 0, **environment: object) -> str:
     """Run a launcher with this Python and Slurm's stand-ins; returns what it said."""
     own = dict(PYTHON=sys.executable, PYTHONPATH=str(cwd), PATH=f'{cwd}/bin:{os.environ["PATH"]}')
-    done = subprocess.run(
+    process = subprocess.Popen(
         [ROOT / 'tools' / script, *map(str, arguments)],
         cwd=cwd,
         env=os.environ | own | {k: str(v) for k, v in environment.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=900,
+        start_new_session=True,
     )
-    assert done.returncode == exit_code, done.stdout[-5000:]
-    return done.stdout
+    try:
+        said, _ = process.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+        said, _ = process.communicate()
+    assert process.returncode == exit_code, said[-5000:]
+    return said
 
 
 def iterations(config: str, number: int) -> list[str]:
@@ -99,7 +105,7 @@ def iterations(config: str, number: int) -> list[str]:
     return ['--cfg-options', *FAST, *length, f'default_hooks.checkpoint.interval={number if length else 1}']
 
 
-@pytest.mark.parametrize('config', ['my_mmdet.py', 'my_mmseg.py'])
+@pytest.mark.parametrize('config', [pytest.param('my_mmdet.py', marks=pytest.mark.full_size), 'my_mmseg.py'])
 def test_two_processes_train_and_test_like_one(config, project, tool, free_port, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(project))
     two, one = project / f'{config}_two', project / f'{config}_one'

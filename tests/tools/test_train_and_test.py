@@ -65,7 +65,7 @@ def test_detection_scores_are_pycocotools_scores_of_the_written_predictions(tool
     options = [
         'model.test_cfg.rcnn.score_thr=0.0',
         'model.test_cfg.rcnn.mask_thr_binary=0.01',
-        'model.test_cfg.rcnn.max_per_img=3000',
+        'model.test_cfg.rcnn.max_per_img=1000',
         'model.test_cfg.rpn.max_per_img=2000',
         'model.test_cfg.rpn.nms_pre=2000',
         'test_evaluator.metric_items=[mAP,AR@100]',
