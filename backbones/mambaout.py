@@ -11,13 +11,16 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
+from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, trunc_normal_
 from timm.models.mambaout import MlpHead, checkpoint_filter_fn
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .base import LN_EPS, PyramidBackbone, Stage
 from .errors import UserError, did_you_mean
+from .ops.gated_cnn import FORMS, form_on, gated_cnn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +125,13 @@ class Stem(nn.Module):
         self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
 
+    def _norm_and_act(self, x: Tensor) -> Tensor:
+        return self.act(self.norm1(x))
+
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm1(self.conv1(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.norm2(self.conv2(self.act(x)).permute(0, 2, 3, 1))
+        # computed again in the backward pass: at stride 2, the inputs of both would be the largest maps that are kept
+        x = checkpoint(self._norm_and_act, self.conv1(x).permute(0, 2, 3, 1), use_reentrant=False)
+        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 class Downsample(nn.Module):
@@ -147,12 +154,13 @@ class GatedCNNBlock(nn.Module):
         dim: Channels ``C`` of the ``(B, H, W, C)`` input and output.
         arch: Ratios, kernel size, activation and layer scale.
         drop_path: Probability of leaving the branch out, per sample.
+        form: Of the branch, one of :data:`backbones.ops.gated_cnn.FORMS`.
     """
 
-    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0) -> None:
+    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0, form: str = 'auto') -> None:
         super().__init__()
         hidden, convolved = int(arch.expansion_ratio * dim), int(arch.conv_ratio * dim)
-        self.split = (hidden, hidden - convolved, convolved)
+        self.form = form
         self.norm = nn.LayerNorm(dim, eps=LN_EPS)
         self.fc1 = nn.Linear(dim, hidden * 2)
         self.act = ACTS[arch.act]()
@@ -162,8 +170,7 @@ class GatedCNNBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        g, i, c = self.fc1(self.norm(x)).split(self.split, dim=-1)
-        branch = self.fc2(self.act(g) * torch.cat((i, self.conv(c)), dim=-1))
+        branch = gated_cnn(x, self.norm, self.fc1, self.conv, self.fc2, self.act, self.form)
         return x + self.drop_path(self.ls(branch))
 
 
@@ -206,6 +213,8 @@ class MambaOut(PyramidBackbone):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
         frozen_stages: How much is frozen.
         with_cp: Trade compute for memory.
+        gated_cnn: How the branch of each block is computed: ``'auto'``, ``'eager'``, ``'fused'`` or ``'triton'``, see
+            :data:`backbones.ops.gated_cnn.FORMS`. All are the same function.
         init_cfg: Where weights come from.
 
     Raises:
@@ -226,24 +235,35 @@ class MambaOut(PyramidBackbone):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        gated_cnn: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = get_arch(arch)
+        if gated_cnn not in FORMS:
+            forms = '; '.join(f'{name!r}: {what}' for name, what in FORMS.items())
+            raise UserError(f'MambaOut: gated_cnn={gated_cnn!r} is none of {forms}')
         if not 0 <= drop_path_rate < 1:
             raise UserError(f'MambaOut: drop_path_rate={drop_path_rate} must be at least 0 and below 1')
         rates = iter(torch.linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist())
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
             downsample = Downsample(arch.dims[i - 1], dim, arch) if i else nn.Identity()
-            stages.append(Stage(downsample, [GatedCNNBlock(dim, arch, next(rates)) for _ in range(depth)]))
+            stages.append(Stage(downsample, [GatedCNNBlock(dim, arch, next(rates), gated_cnn) for _ in range(depth)]))
         stem = Stem(in_channels, arch.dims[0], arch)
         for module in (m for part in (stem, *stages) for m in part.modules()):
             if isinstance(module, (nn.Conv2d, nn.Linear)):  # as the authors initialise
                 trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
+        self.gated_cnn = gated_cnn
 
     rename = staticmethod(our_names)
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``, and say how the blocks are computed."""
+        super().init_weights()
+        form = form_on(next(self.parameters()).device, self.gated_cnn)
+        print_log(f'MambaOut: the branch of each block is {form!r}, {FORMS[form]}', 'current')
 
 
 @MODELS.register_module()

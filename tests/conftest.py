@@ -13,6 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ['TRITON_INTERPRET'] = '1'  # before Triton is imported
 
 # Whoever starts the tests may block signals, which children inherit: none would then know that another has ended.
 signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())

@@ -138,7 +138,8 @@ def main() -> None:
             process.wait(random.uniform(0, seconds / 3) if kills < args.kills else None)
         except subprocess.TimeoutExpired:
             kills += 1
-            kill(process, number := random.choice([signal.SIGKILL, *ASKING]), args.processes > 1)
+            number = random.choice([signal.SIGKILL] * len(ASKING) + ASKING)
+            kill(process, number, args.processes > 1)
             print(f'{kills:4} {number.name:8} exit code {process.returncode:4}', end=' ')
             if len(files := checkpoints(broken)) > 1 and random.random() < 0.3:
                 print(damage(files[0]), end=' ')

@@ -1,0 +1,181 @@
+"""All forms of the gated CNN block's branch are one function; the fused ones keep less for the backward pass.
+
+Where there is no GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
+"""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from backbones import MambaOut, UserError
+from backbones.mambaout import Arch, GatedCNNBlock
+from backbones.ops import gated_cnn
+from tests.conftest import ROOT
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+SHAPES = {  # of the input, and of the block
+    'gelu, as in the paper': ((1, 9, 5, 24), {}),
+    'silu, wide': ((2, 3, 3, 16), dict(act='silu', expansion_ratio=3.0, conv_ratio=1.5)),
+    'smaller kernel, all convolved': ((1, 4, 9, 12), dict(conv_ratio=8 / 3, kernel_size=3)),
+    'one cell': ((3, 1, 1, 8), {}),
+}
+
+
+def blocks(settings: dict, dim: int, *forms: str) -> list[GatedCNNBlock]:
+    """Blocks of several forms with the same weights, none of which is near 0 or 1."""
+    made = [GatedCNNBlock(dim, Arch((1,), (dim,), **settings), form=form).to(DEVICE) for form in forms]
+    torch.manual_seed(0)
+    for name, parameter in made[0].named_parameters():
+        nn.init.normal_(parameter, 1.0 if name == 'norm.weight' else 0.0, 0.3)
+    for block in made[1:]:
+        block.load_state_dict(made[0].state_dict())
+    return made
+
+
+def outputs(block: GatedCNNBlock, x: Tensor) -> dict[str, Tensor]:
+    """The block's output, and the gradients of its input and parameters."""
+    x = x.clone().requires_grad_()
+    block.zero_grad()
+    y = block(x)
+    torch.manual_seed(1)
+    y.backward(torch.randn_like(y))
+    return dict(output=y, input=x.grad) | {name: p.grad for name, p in block.named_parameters()}
+
+
+def assert_same(block: GatedCNNBlock, reference: GatedCNNBlock, x: Tensor, tolerance: float) -> None:
+    expected = outputs(reference, x)
+    for name, value in outputs(block, x).items():
+        assert value.dtype == expected[name].dtype and value.shape == expected[name].shape, name
+        assert (value - expected[name]).abs().max() <= tolerance * expected[name].abs().max(), name
+
+
+@pytest.mark.parametrize('part', [2**22, 2**11], ids=['at once', 'in parts'])
+@pytest.mark.parametrize('shape', SHAPES)
+def test_fused_it_is_the_reference(shape, part, monkeypatch):
+    monkeypatch.setattr(gated_cnn, 'PART', part)
+    size, settings = SHAPES[shape]
+    reference, fused = blocks(settings, size[-1], 'eager', 'fused')
+    assert_same(fused, reference, torch.randn(size, device=DEVICE), 1e-5)
+    assert_same(fused.double(), reference.double(), torch.randn(size, dtype=torch.double, device=DEVICE), 1e-12)
+    with torch.no_grad():
+        x = torch.randn(size, dtype=torch.double, device=DEVICE)
+        torch.testing.assert_close(fused(x), reference(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_by_tritons_kernels_it_is_the_reference(shape):
+    size, settings = SHAPES[shape]
+    reference, kernels = blocks(settings, size[-1], 'eager', 'triton')
+    assert_same(kernels, reference, torch.randn(size, device=DEVICE), 1e-5)
+
+
+@pytest.mark.parametrize('form', ['fused', 'triton'])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_under_autocast_it_is_as_exact_as_the_reference(form, dtype):
+    reference, block = blocks({}, 16, 'eager', form)
+    x = torch.randn(1, 5, 6, 16, device=DEVICE)
+    exact = outputs(reference, x)
+    with torch.autocast(DEVICE, dtype):
+        rough, ours = outputs(reference, x), outputs(block, x)
+    for name, value in exact.items():
+        scale = value.abs().max()
+        errors = [((result[name] - value).abs().max() / scale).item() for result in (ours, rough)]
+        assert ours[name].dtype == rough[name].dtype, name
+        assert errors[0] < 2 * errors[1] + torch.finfo(dtype).eps, (name, errors)
+
+
+def test_aligned_weights_are_the_same_function():
+    reference, block = (b.double() for b in blocks(dict(expansion_ratio=2.7), 16, 'eager', 'eager'))
+    layers = block.fc1, block.conv, block.fc2
+    wide = gated_cnn.aligned(*(p for layer in layers for p in (layer.weight, layer.bias)))
+    assert block.fc2.in_features == 43 and wide[-2].shape[1] == 48
+    x, arguments = torch.randn(1, 4, 4, 16, dtype=torch.double, device=DEVICE), (1e-6, 'GELU', False, True)
+    branch, gi, _ = gated_cnn.fused(x, block.norm.weight, block.norm.bias, *wide, *arguments)
+    assert gi.shape[1] == 48 + 32
+    (x + branch).square().sum().backward()
+    reference(x).square().sum().backward()
+    torch.testing.assert_close(x + branch, reference(x))
+    for (name, ours), theirs in zip(block.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+
+
+@pytest.mark.parametrize('form', ['fused', 'triton'])
+def test_pytorch_finds_the_operator_well_registered(form):
+    """Its fake kernel, its gradient and what it says of aliases hold, so that torch.compile may rely on them."""
+    (block,) = blocks({}, 8, form)
+    parameters = [p for layer in (block.norm, block.fc1, block.conv, block.fc2) for p in (layer.weight, layer.bias)]
+    x = torch.randn(1, 3, 2, 8, device=DEVICE, requires_grad=True)
+    for keep in (True, False):
+        tests = ('test_schema', 'test_autograd_registration', 'test_faketensor')
+        arguments = (x, *parameters, 1e-6, 'GELU', form == 'triton', keep)
+        torch.library.opcheck(gated_cnn.fused, arguments, test_utils=tests)
+    torch.library.opcheck(gated_cnn.fused, (*arguments[:-1], True), test_utils='test_aot_dispatch_dynamic')
+
+
+def kept(model: nn.Module, x: Tensor) -> int:
+    """Bytes that a forward pass keeps for the backward pass, parameters excluded."""
+    storages = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        maps = model(x)
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    assert maps
+    return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in parameters)
+
+
+@pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
+def test_less_than_half_of_what_timms_model_keeps_is_kept(arch):
+    x = torch.randn(1, 3, 160, 256)
+    assert kept(MambaOut(arch), x) <= 0.45 * kept(timm.create_model(f'mambaout_{arch}', features_only=True), x)
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from backbones.ops import gated_cnn_triton as kernels
+
+common = dict(K=7, T=kernels.TILE, C=kernels.BLOCK)
+for kernel, constants in (
+    (kernels._gate_kernel, dict(common, SILU=False, BACKWARD=True)),
+    (kernels._gate_kernel, dict(common, SILU=True, BACKWARD=False)),
+    (kernels._conv_input_kernel, common),
+    (kernels._conv_weight_kernel, dict(common, COLUMNS=8)),
+):
+    for dtype in ('bf16', 'fp32'):
+        types = {n: f'*{dtype}' if n.endswith('_ptr') else 'i32' for n in kernel.arg_names}
+        source = ASTSource(kernel, types | dict.fromkeys(constants, 'constexpr'), constants)
+        print(len(triton.compile(source, target=GPUTarget('cuda', 90, 32)).asm['cubin']))
+"""
+
+
+def test_the_kernels_compile_for_a_gpu():
+    environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    done = subprocess.run([sys.executable, '-c', COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 8 and all(int(size) > 1000 for size in done.stdout.split())
+
+
+def test_a_form_that_does_not_exist_or_not_on_this_device_is_answered(monkeypatch):
+    with pytest.raises(UserError, match="gated_cnn='fast' is none of 'auto': 'triton' on CUDA"):
+        MambaOut('femto', gated_cnn='fast')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    with pytest.raises(UserError, match="gated_cnn='triton' needs CUDA"):
+        MambaOut('femto', gated_cnn='triton')(torch.randn(1, 3, 32, 32))
+
+
+def test_the_form_is_said_in_the_log(tmp_path):
+    MMLogger.get_instance('test_form', log_file=str(tmp_path / 'log'))
+    MambaOut('femto').init_weights()
+    assert "MambaOut: the branch of each block is 'fused', one operator" in (tmp_path / 'log').read_text()
