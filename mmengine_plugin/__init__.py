@@ -13,6 +13,7 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
   function of the seed (:mod:`mmengine_plugin.draws`)
 - ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`mmengine_plugin.checkpoint`)
 - ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`mmengine_plugin.guards`)
+- ``HOOKS['CompileBackboneHook']``: ``torch.compile`` on the backbone alone (:mod:`mmengine_plugin.compiling`)
 - ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used (:mod:`mmengine_plugin.guards`)
 - ``CheckpointLoader``, every scheme and a new one, ``hf-hub:``: run no code that a checkpoint brings along
   (:mod:`mmengine_plugin.checkpoint`)
@@ -32,7 +33,7 @@ try:
             f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
             'comes first on sys.path: rename that folder or start from another directory'
         )
-    from . import checkpoint, guards, mmcv_ext, optim, resume
+    from . import checkpoint, compiling, guards, mmcv_ext, optim, resume
 except Exception as error:
     if 'doctor' not in sys.modules:  # else, this is a program of ours, which says more
         error.add_note(f'`{sys.executable} {_root}/tools/doctor.py` says what does not fit, and what to type')
@@ -40,7 +41,7 @@ except Exception as error:
 
 mmcv_ext.install()
 
-__all__ = ['checkpoint', 'config', 'guards', 'mmcv_ext', 'optim', 'resume']
+__all__ = ['checkpoint', 'compiling', 'config', 'guards', 'mmcv_ext', 'optim', 'resume']
 
 
 def config(name: str) -> str:

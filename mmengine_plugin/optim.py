@@ -28,6 +28,7 @@ class FiniteOptimWrapper(OptimWrapper):
         scaled = isinstance(self, AmpOptimWrapper) and self.loss_scaler.is_enabled()
         self.max_bad_steps = (50 if scaled else 0) if max_bad_steps is None else max_bad_steps
 
+    @torch.compiler.disable  # where the whole training step is compiled; it cannot look into an optimizer
     def step(self, **kwargs) -> None:
         """Take the step if the gradients are finite.
 

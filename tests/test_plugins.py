@@ -40,6 +40,7 @@ COMMON = {
     'HOOKS[mmengine.StrictLoadHook]',
     'HOOKS[mmengine.NumClassesHook]',
     'HOOKS[mmengine.SkippedSamplesHook]',
+    'HOOKS[mmengine.CompileBackboneHook]',
     'mmcv._ext',
 }
 

@@ -8,6 +8,7 @@ computes the rest again, which is cheap beside the matrix products.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -178,7 +179,10 @@ def _(
     *args: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
     new, cells, convolved, keep = fc1_weight.new_empty, x.shape[:-1], len(conv_weight), args[-1]
-    kept = (cells.numel(), len(fc1_weight) - convolved), (*cells, convolved)
+    kept = (
+        (math.prod(cells), len(fc1_weight) - convolved),
+        (*cells, convolved),
+    )  # numel() would fix sizes for a compiler
     return new(x.shape), *(new(shape if keep else 0) for shape in kept)
 
 

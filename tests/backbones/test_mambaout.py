@@ -1,6 +1,7 @@
 """MambaOut against timm's, and as a part of training programs."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -154,6 +155,20 @@ def test_torch_compile_gives_the_same_maps_and_gradients():
     backward(eager(image))
     for (name, a), b in zip(compiled.named_parameters(), eager.parameters(), strict=True):
         assert distance(a.grad, b.grad) < 1e-4, name
+
+
+def test_torch_compile_needs_few_programs_for_all_sizes():
+    compiled = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list) -> Callable:
+        compiled.append(graph)
+        return graph.forward
+
+    model = MambaOut(SMALL)
+    model.compile(dynamic=True, backend=backend)
+    for size in ((64, 96), (96, 64), (70, 75), (128, 44), (256, 200), (65, 300)):
+        model(torch.randn(2, 3, *size))
+    assert len(compiled) == 1
 
 
 def _ddp_worker(rank: int, port: int, model: nn.Module, image: Tensor, gradients: dict[str, Tensor]) -> None:

@@ -216,3 +216,25 @@ def test_resuming_runs_nothing_that_a_checkpoint_brings_along(tool, mini_data, d
     done = tool('train.py', DETECTION, *options, 'train_cfg.max_epochs=3', cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
     assert not (tmp_path / 'ran').exists()
+
+
+@pytest.mark.parametrize(
+    ('base', 'line', 'said'),
+    [
+        (
+            DETECTION,
+            "custom_hooks = [dict(type='CompileBackboneHook', backend='aot_eager'), dict(type='ResumeHook')]",
+            'MambaOut will be compiled in its first forward pass',
+        ),
+        (SEGMENTATION, "compile = dict(backend='aot_eager')", 'Model has been "compiled"'),
+    ],
+)
+def test_one_line_compiles(base, line, said, tool, mini_data, tmp_path):
+    (tmp_path / 'mine.py').write_text(f'_base_ = {str(base)!r}\n{line}\n')
+    length = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    if base == SEGMENTATION:
+        length = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2']
+    options = ['--work-dir', tmp_path, '--cfg-options', *FAST, *length, 'default_hooks.logger.interval=1']
+    done = tool('train.py', tmp_path / 'mine.py', *options, cwd=mini_data)
+    assert done.returncode == 0 and said in done.stdout, done.stdout[-3000:]
+    assert all(math.isfinite(line['loss']) for line in scalars(tmp_path) if 'loss' in line)

@@ -1,0 +1,42 @@
+"""The benchmark's report is whole, and its figures are of what they name; how fast anything is, no test asks."""
+
+import json
+
+import pytest
+
+
+def test_the_backbone_is_reported_beside_its_peers(tool, tmp_path):
+    out = tmp_path / 'report'
+    done = tool('benchmark.py', out, '--suites', 'backbone', '--arch', 'femto', '--shapes', '1x64x96', '--rounds', 2)
+    assert done.returncode == 0, done.stdout[-3000:]
+    report = json.loads(out.with_suffix('.json').read_text())
+    assert report['versions']['torch'] and report['device'] and 'tools/benchmark.py' in report['command']
+    rows = {(row['what'], row['candidate']): row for row in report['rows']}
+    assert {what for what, _ in rows} == {'inference', 'step'}
+    for (what, candidate), row in rows.items():
+        assert len(row['seconds']) == 2 and row['low'] <= row['ratio'] <= row['high']
+        assert row['ratio'] == 1 or candidate != 'timm'
+        assert (what != 'step') or 'compiled' in candidate or row['roofline'] > 0
+    assert rows['step', 'ours, fused']['kept_gib'] < 0.5 * rows['step', 'timm']['kept_gib']
+    assert rows['step', 'ours, eager']['kept_gib'] > 0.8 * rows['step', 'timm']['kept_gib']
+    assert '| backbone, step | 1x64x96 | ours, fused |' in out.with_suffix('.md').read_text()
+    assert out.with_suffix('.png').stat().st_size > 10_000
+
+
+@pytest.mark.full_size
+@pytest.mark.parametrize(('suite', 'shape'), [('detection', '1x224x320'), ('segmentation', '2x128x128')])
+def test_whole_models_take_steps_behind_one_head(suite, shape, tool, tmp_path):
+    out = tmp_path / 'report'
+    done = tool('benchmark.py', out, '--suites', suite, '--arch', 'femto', '--shapes', shape, '--rounds', 1)
+    assert done.returncode == 0, done.stdout[-3000:]
+    rows = json.loads(out.with_suffix('.json').read_text())['rows']
+    for what in ('step', 'inference'):
+        candidates = [row['candidate'] for row in rows if row['what'] == what]
+        assert candidates[0] == 'timm' and {'ours, eager', 'ours, fused', 'Swin-T'} <= set(candidates)
+
+
+def test_a_size_that_is_none_is_answered(tool, tmp_path):
+    done = tool('benchmark.py', tmp_path / 'report', '--suites', 'backbone', '--shapes', '800x1280')
+    assert done.returncode == 1 and 'error: --shapes 800x1280: three numbers are wanted' in done.stdout
+    done = tool('benchmark.py', tmp_path / 'report', '--suites', 'segmentation', '--shapes', '1x512x512')
+    assert done.returncode == 1 and 'UperNet trains on 2 images or more' in done.stdout

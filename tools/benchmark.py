@@ -1,0 +1,426 @@
+#!/usr/bin/env python
+"""Speed and memory against peers, measured side by side in one process.
+
+    python tools/benchmark.py benchmarks/results/NAME                                all suites, sizes by device
+    python tools/benchmark.py OUT --suites backbone --arch base --shapes 2x800x1280
+
+Suites: `backbone` (the forward pass, and the training step), `detection` and `segmentation` (the whole training step
+and inference of Mask R-CNN and UperNet, on drawn images), `evaluation` (COCO's scores by two libraries). Peers sit
+behind the same heads. In each round every candidate runs once, in turn; what is reported is the median of the rounds'
+ratios to the first candidate, with their range: an absolute time says little on a machine that others share.
+
+Writes OUT.json, with all times and how they were taken, OUT.md, a table, and OUT.png, ratios over sizes. The rate of
+matrix products and of copies is measured, too; `roofline` is the time that the step's operators would take at these
+rates, over the time that they took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import datetime
+import doctor  # noqa: F401  (says what to type if an import below fails)
+import functools
+import io
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModule
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
+from pycocotools import mask as mask_api
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from tqdm import tqdm
+
+from backbones.errors import UserError
+from backbones.mambaout import ARCHS
+from mmdet_plugin.metric import evaluator
+from mmengine_plugin import config, launch
+from mmengine_plugin.files import whole_file, write_json
+
+plt.switch_backend('agg')
+CUDA = torch.cuda.is_available()
+DEVICE = 'cuda' if CUDA else 'cpu'
+DTYPE = torch.bfloat16 if CUDA else torch.float32
+SHAPES = dict(  # images x height x width
+    backbone=['2x800x1280', '16x512x512'] if CUDA else ['1x800x1280'],
+    detection=['2x800x1280'] if CUDA else ['1x800x1280'],
+    segmentation=['16x512x512'] if CUDA else ['2x512x512'],
+)
+SWEEP = ['1x256x256', '1x512x512', '1x800x1280', *(['1x1024x2048'] if CUDA else [])]  # of the plot
+
+
+@MODELS.register_module()
+class TimmBackbone(BaseModule):
+    """timm's model as OpenMMLab's TIMMBackbone has it, its maps as heads take them: what one would do without us."""
+
+    def __init__(self, arch: str, compiled: bool = False, init_cfg: None = None) -> None:
+        super().__init__()
+        self.model = timm.create_model(arch, features_only=True)
+        if compiled:
+            self.model.compile()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images to maps ``(B, C, H, W)``."""
+        return tuple(x.permute(0, 3, 1, 2).contiguous() for x in self.model(x))
+
+
+def candidates(arch: str) -> dict[str, dict]:
+    """Backbones of the same function, by the name in the table; the first is what the others are compared with."""
+    found = {'timm': dict(type='TimmBackbone', arch=f'mambaout_{arch}')}
+    if CUDA:  # on a CPU its compiler needs one for C++
+        found['timm, compiled'] = dict(found['timm'], compiled=True)
+    for form in ('eager', 'fused', 'triton') if CUDA else ('eager', 'fused'):
+        found[f'ours, {form}'] = dict(type='MambaOut', arch=arch, out_norm=False, gated_cnn=form)
+    return found
+
+
+def others() -> dict[str, tuple[dict, list[int]]]:
+    """Backbones of another function and about the size of tiny, with their channels."""
+    swin = dict(type='SwinTransformer', embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24])
+    found = {'Swin-T': (swin, [96, 192, 384, 768])}
+    if find_spec('mmpretrain'):
+        convnext = dict(type='mmpretrain.ConvNeXt', arch='tiny', out_indices=[0, 1, 2, 3], gap_before_final_norm=False)
+        found['ConvNeXt-T'] = (convnext, [96, 192, 384, 768])
+    return found
+
+
+# --- measuring
+
+
+def measure(runs: dict[str, Callable[[], object]], rounds: int, what: str) -> dict[str, dict]:
+    """Times of each candidate, taken in turn, and their ratios to the first."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    memory = {}
+    for number in tqdm(range(-1, rounds), desc=what, leave=False):  # the first round warms up
+        for name, run in runs.items():
+            if CUDA:
+                torch.cuda.synchronize()
+                torch.cuda.reset_peak_memory_stats()
+                held = torch.cuda.memory_allocated()  # by the weights and optimizers of all candidates
+            begun = time.perf_counter()
+            run()
+            if CUDA:
+                torch.cuda.synchronize()
+                memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
+            if number >= 0:
+                seconds[name].append(time.perf_counter() - begun)
+    first = next(iter(seconds.values()))
+    results = {}
+    for name, times in seconds.items():
+        ratios = [t / f for t, f in zip(times, first, strict=True)]
+        results[name] = dict(ratio=statistics.median(ratios), low=min(ratios), high=max(ratios), seconds=times)
+        if name in memory:
+            results[name]['peak_gib'] = memory[name]
+    return results
+
+
+def kept(run: Callable[[], object], model: nn.Module) -> int:
+    """Bytes of what a forward pass keeps for the backward pass, parameters excluded."""
+    storages = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = run()
+    for parameter in model.parameters():
+        storages.pop(parameter.untyped_storage().data_ptr(), None)
+    del output
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@functools.cache
+def rates() -> tuple[float, float]:
+    """Measured operations a second in matrix products, and bytes a second of copies: the machine's roofline."""
+    size = 8192 if CUDA else 2048
+    a, b = (torch.rand(size, size, device=DEVICE, dtype=DTYPE) for _ in range(2))
+    source = torch.rand(2**28 if CUDA else 2**26, device=DEVICE)
+    product = measure({'': lambda: a @ b}, 10, 'matrix products')['']['seconds']
+    copied = measure({'': source.clone}, 10, 'copies')['']['seconds']
+    return 2 * size**3 / min(product), 2 * source.nbytes / min(copied)
+
+
+class Roofline(TorchDispatchMode):
+    """Adds up the least time of each operator: its operations and its inputs and outputs at the machine's rates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def __torch_dispatch__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        with FlopCounterMode(display=False) as counter:
+            out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
+            operations, copied = rates()
+            moved = sum(t.nbytes for t in tensors)
+            self.seconds += max(counter.get_total_flops() / operations, moved / copied)
+        return out
+
+
+@register_flop_formula(torch.ops.mambaout.gated_cnn)
+def _(x: tuple, norm: tuple, norm_bias: tuple, fc1: tuple, fc1_bias: tuple, conv: tuple, *args, **kwargs) -> int:
+    return 2 * int(np.prod(x[:-1])) * (int(np.prod(fc1)) + int(np.prod(args[1])) + int(np.prod(conv)))
+
+
+@register_flop_formula(torch.ops.mambaout.gated_cnn_backward)
+def _(
+    grad: tuple, x: tuple, gi: tuple, c: tuple, norm: tuple, norm_bias: tuple, fc1: tuple, conv: tuple, *args, **kwargs
+):
+    return 4 * int(np.prod(x[:-1])) * (int(np.prod(fc1)) + int(np.prod(args[1])) + int(np.prod(conv)))
+
+
+# --- suites
+
+
+def backbone(arch: str, shapes: list[str], rounds: int, sweep: bool) -> list[dict]:
+    """The forward pass without gradients, and the training step, of the backbone alone."""
+    models = {name: MODELS.build(cfg).to(DEVICE) for name, cfg in candidates(arch).items()}
+    rows = []
+    for shape in [*shapes, *((s for s in SWEEP if s not in shapes) if sweep else ())]:
+        images, height, width = map(int, shape.split('x'))
+        x = torch.rand(images, 3, height, width, device=DEVICE)
+
+        def forward(model: nn.Module, x: Tensor = x) -> list[Tensor]:
+            with torch.autocast(DEVICE, DTYPE, enabled=CUDA):
+                return model(x)
+
+        def infer(model: nn.Module) -> None:
+            with torch.no_grad():
+                forward(model)
+
+        def step(model: nn.Module) -> None:
+            model.zero_grad()
+            sum(m.float().mean() for m in forward(model)).backward()
+
+        for what, run in dict(inference=infer, step=step).items():
+            found = measure({n: functools.partial(run, m) for n, m in models.items()}, rounds, f'{what} {shape}')
+            for name, result in found.items():
+                if what == 'step' and 'compiled' not in name:
+                    result['kept_gib'] = kept(functools.partial(forward, models[name]), models[name]) / 2**30
+                    with Roofline() as roofline:
+                        step(models[name])
+                    result['roofline'] = roofline.seconds / statistics.median(result['seconds'])
+                rows.append(dict(suite='backbone', what=what, shape=shape, candidate=name, **result))
+    return rows
+
+
+def whole(task: str, arch: str, shapes: list[str], rounds: int) -> list[dict]:
+    """The whole training step and inference of a detector or segmentor, behind which all backbones sit alike."""
+    name = f'{"mask_rcnn" if task == "detection" else "upernet"}_mambaout_{arch}'
+    cfg = Config.fromfile(config(name))
+    init_default_scope(cfg.default_scope)
+    cfg.optim_wrapper.pop('paramwise_cfg')  # says a line for each parameter, and costs no time
+    rows, dims = [], list(ARCHS[arch].dims)
+    found = {n: (dict(c, out_norm=True) if c['type'] == 'MambaOut' else c, dims) for n, c in candidates(arch).items()}
+    made = {}
+    for candidate, (body, channels) in {**found, **others()}.items():
+        model = copy.deepcopy(cfg.model)
+        model.backbone = body
+        if task == 'detection':
+            model.neck.in_channels = channels
+        else:
+            model.decode_head.in_channels, model.auxiliary_head.in_channels = channels, channels[2]
+        model = MODELS.build(model).to(DEVICE)
+        made[candidate] = model, build_optim_wrapper(model, cfg.optim_wrapper)
+    for shape in shapes:
+        batch = draw(task, *map(int, shape.split('x')))
+
+        def step(model: nn.Module, wrapper: object, batch: dict = batch) -> None:
+            model.train().train_step(copy.deepcopy(batch), wrapper)
+
+        def infer(model: nn.Module, _: object, batch: dict = batch) -> None:
+            with torch.no_grad():
+                model.eval().test_step(copy.deepcopy(batch))
+
+        for what, run in dict(step=step, inference=infer).items():
+            runs = {n: functools.partial(run, *m) for n, m in made.items()}
+            for candidate, result in measure(runs, rounds, f'{task} {what} {shape}').items():
+                rows.append(dict(suite=task, what=what, shape=shape, candidate=candidate, **result))
+    return rows
+
+
+def draw(task: str, images: int, height: int, width: int) -> dict:
+    """A batch of noise with 10 objects an image, or with labels in squares."""
+    from mmdet.structures import DetDataSample  # after our plugins, which stand in for mmcv's operators
+    from mmdet.structures.mask import BitmapMasks
+    from mmseg.structures import SegDataSample
+
+    random = np.random.default_rng(0)
+    inputs = [torch.from_numpy(random.integers(0, 256, (3, height, width), dtype=np.uint8)) for _ in range(images)]
+    meta = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
+    meta['scale_factor'] = (1.0, 1.0)
+    samples = []
+    for number in range(images):
+        meta['img_id'] = number
+        if task == 'detection':
+            corner = random.uniform(0, 0.7, (10, 2)) * (width, height)
+            boxes = np.concatenate((corner, corner + random.uniform(0.05, 0.3, (10, 2)) * (width, height)), axis=1)
+            masks = np.zeros((10, height, width), np.uint8)
+            for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+                mask[y1 : y2 + 1, x1 : x2 + 1] = 1
+            labels = torch.from_numpy(random.integers(0, 80, 10))
+            truth = InstanceData(
+                bboxes=torch.tensor(boxes).float(), labels=labels, masks=BitmapMasks(masks, height, width)
+            )
+            sample = DetDataSample(
+                metainfo=meta, gt_instances=truth, ignored_instances=InstanceData(bboxes=torch.zeros(0, 4))
+            )
+        else:
+            squares = random.integers(0, 150, (1, height // 32, width // 32)).repeat(32, 1).repeat(32, 2)
+            sample = SegDataSample(metainfo=meta, gt_sem_seg=PixelData(data=torch.from_numpy(squares)))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]:
+    """COCO's scores of noisy copies of drawn boxes and their masks, by each library."""
+    random, size = np.random.default_rng(0), (480, 640)
+    truth, found = COCO(), []
+    marks: list[dict] = []
+    for image in range(images):
+        corner = random.uniform(0, 0.8, (objects, 2)) * size[::-1]
+        extent = random.uniform(0.02, 0.2, (objects, 2)) * size[::-1]
+        for number, box in enumerate(np.concatenate((corner, extent), axis=1)):
+            category = int(random.integers(1, 81))
+            for copied, target in ((box, marks), (box + random.normal(0, 3, 4), found)):
+                copied = np.maximum(copied, 1)
+                rle = mask_api.frPyObjects([copied.tolist()], *size)[0]
+                mark = dict(image_id=image, category_id=category, bbox=copied.tolist(), segmentation=rle)
+                target.append(mark | dict(area=float(mask_api.area(rle)), iscrowd=0, score=random.uniform()))
+            marks[-1]['id'] = image * objects + number + 1
+    kinds = [dict(id=number) for number in range(1, 81)]
+    truth.dataset = dict(images=[dict(id=i) for i in range(images)], annotations=marks, categories=kinds)
+    truth.createIndex()
+    rows = []
+    for kind in ('bbox', 'segm'):
+        results = truth.loadRes(
+            found if kind == 'segm' else [{k: d[k] for k in d if k != 'segmentation'} for d in found]
+        )
+
+        def count(make: Callable, kind: str = kind, results: COCO = results) -> None:
+            with contextlib.redirect_stdout(io.StringIO()):
+                scores = make(truth, results, kind)
+                scores.evaluate()
+                scores.accumulate()
+
+        runs = {
+            'pycocotools': functools.partial(count, COCOeval),
+            'faster-coco-eval': functools.partial(count, evaluator),
+        }
+        for candidate, result in measure(runs, rounds, f'evaluation {kind}').items():
+            shape = f'{len(found)} detections'
+            rows.append(dict(suite='evaluation', what=kind, shape=shape, candidate=candidate, **result))
+    return rows
+
+
+# --- results
+
+
+def table(rows: list[dict]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        '| what | size | candidate | time, ratio to the first | low to high | peak beyond weights (GiB) | kept for backward (GiB) | roofline |'
+    ]
+    lines.append('|---' * 8 + '|')
+    for row in rows:
+        parts = [f'{row["suite"]}, {row["what"]}', row['shape'], row['candidate'], f'{row["ratio"]:.3f}']
+        parts.append(f'{row["low"]:.3f} to {row["high"]:.3f}')
+        parts += [f'{row[k]:.2f}' if k in row else '' for k in ('peak_gib', 'kept_gib', 'roofline')]
+        lines.append(f'| {" | ".join(parts)} |')
+    return '\n'.join(lines) + '\n'
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """Ratios over the number of pixels, of the backbone alone."""
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained', sharey=True)
+    for axis, what in zip(axes, ('inference', 'step'), strict=True):
+        for candidate in dict.fromkeys(row['candidate'] for row in rows):
+            points = sorted(
+                (np.prod([int(n) for n in row['shape'].split('x')]) / 1e6, row['ratio'], row['low'], row['high'])
+                for row in rows
+                if (row['suite'], row['what'], row['candidate']) == ('backbone', what, candidate)
+            )
+            pixels, ratio, low, high = zip(*points, strict=True)
+            axis.plot(pixels, ratio, 'o-', label=candidate)
+            axis.fill_between(pixels, low, high, alpha=0.15)
+        axis.set(title=f'backbone, {what}', xlabel='megapixels in the batch', xscale='log', ylim=(0, None))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel('time, ratio to the first candidate')
+    axes[0].legend()
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('out', help='results, without an ending')
+    suites = ['backbone', 'detection', 'segmentation', 'evaluation']
+    parser.add_argument('--suites', nargs='+', choices=suites, default=suites, help='(default: all)')
+    parser.add_argument('--arch', choices=ARCHS, default='tiny', help='of MambaOut (default: tiny)')
+    parser.add_argument('--shapes', nargs='+', metavar='BxHxW', help='images, height and width (default: by suite)')
+    parser.add_argument('--rounds', type=int, default=20 if CUDA else 5, help='(default: 20 on CUDA, else 5)')
+    parser.add_argument('--sweep', action='store_true', help='measure the backbone at more sizes, for the plot')
+    args = parser.parse_args()
+    for shape in args.shapes or ():
+        if len(parts := shape.split('x')) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+            raise UserError(f'--shapes {shape}: three numbers are wanted, such as 2x800x1280')
+        if parts[0] == '1' and 'segmentation' in args.suites:
+            raise UserError(f'--shapes {shape}: UperNet trains on 2 images or more')
+    torch.manual_seed(0)
+    rows = []
+    for suite in args.suites:
+        shapes = args.shapes or SHAPES.get(suite)
+        if suite == 'backbone':
+            rows += backbone(args.arch, shapes, args.rounds, args.sweep)
+        elif suite == 'evaluation':
+            rows += evaluation(args.rounds)
+        else:
+            rows += whole(suite, args.arch, shapes, args.rounds)
+    operations, copied = rates()
+    names = ('torch', 'triton', 'timm', 'mmengine-lite', 'mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation')
+    write_json(
+        f'{args.out}.json',
+        dict(
+            command=' '.join(['python', 'tools/benchmark.py', *sys.argv[1:]]),
+            date=datetime.date.today().isoformat(),
+            device=torch.cuda.get_device_name() if CUDA else platform.processor() or platform.machine(),
+            threads=torch.get_num_threads(),
+            dtype=str(DTYPE).removeprefix('torch.'),
+            versions={
+                name: version(name) for name in names if find_spec(name.replace('-', '_').replace('mmcv_lite', 'mmcv'))
+            },
+            matrix_products_per_second=operations,
+            copied_bytes_per_second=copied,
+            rows=rows,
+        ),
+    )
+    with whole_file(f'{args.out}.md') as temporary:
+        temporary.write_text(table(rows))
+    print(table(rows))
+    if 'backbone' in args.suites:
+        plot(rows, Path(f'{args.out}.png'))
+
+
+if __name__ == '__main__':
+    launch.run(main)
