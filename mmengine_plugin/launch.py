@@ -10,7 +10,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import mmengine.registry
@@ -21,6 +21,8 @@ from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 from mmengine.registry import MODEL_WRAPPERS, MODELS, Registry
 from mmengine.runner import Runner
 from torch import nn
+from torch.distributed import PrefixStore, Store, register_rendezvous_handler, rendezvous
+from torch.distributed.elastic.multiprocessing.errors import record
 from torch.utils.data import DataLoader
 
 from backbones import weights
@@ -87,6 +89,7 @@ def trust_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@record  # of what is raised here, for dist_run.py: by a file, it can tell a crash from an error of the user's
 def run(main: Callable[[], None]) -> None:
     """Call a tool's ``main``; a :class:`UserError` is printed as one message and ends it with exit code 1."""
     try:
@@ -182,12 +185,14 @@ def join_processes(cfg: Config) -> None:
     """
     rank, size, local_rank = (os.environ[name] for name in RANKS[cfg.launcher])
     os.environ['LOCAL_RANK'] = local_rank  # where mmengine looks for it
+    method = 'restarts://' if cfg.launcher == 'pytorch' else 'env://'
     if torch.cuda.is_available():
         if int(local_rank) >= torch.cuda.device_count():
             raise UserError(
                 f'{int(local_rank) + 1} or more processes were started on this machine, and it has '
                 f'{torch.cuda.device_count()} GPUs: start one process for each'
             )
+        cfg.merge_from_dict({'env_cfg.dist_cfg.init_method': method})
         return
     os.environ.update(RANK=rank, WORLD_SIZE=size)
     if cfg.launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
@@ -195,7 +200,7 @@ def join_processes(cfg: Config) -> None:
         os.environ['MASTER_ADDR'] = subprocess.run(nodes, check=True, capture_output=True, text=True).stdout.split()[0]
     address = os.environ.setdefault('MASTER_ADDR', '127.0.0.1'), os.environ.setdefault('MASTER_PORT', '29500')
     try:
-        torch.distributed.init_process_group('gloo')
+        torch.distributed.init_process_group('gloo', method)
     except torch.distributed.DistNetworkError as error:
         raise UserError(
             f'the processes cannot meet at {":".join(address)}: set MASTER_PORT to a port that is free there '
@@ -203,6 +208,15 @@ def join_processes(cfg: Config) -> None:
         ) from error
     find_unused = cfg.get('find_unused_parameters', False)
     cfg.model_wrapper_cfg = dict(type='CPUDistributedDataParallel', find_unused_parameters=find_unused)
+
+
+def _rendezvous(url: str, **kwargs: object) -> Iterator[tuple[Store, int, int]]:
+    """PyTorch's ``env://``; in torchrun's store, new processes must not find the addresses of lost ones."""
+    store, rank, size = next(rendezvous('env://', **kwargs))
+    yield PrefixStore(f'restart {os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}', store), rank, size
+
+
+register_rendezvous_handler('restarts', _rendezvous)
 
 
 @MODEL_WRAPPERS.register_module()

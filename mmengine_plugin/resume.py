@@ -23,7 +23,15 @@ from itertools import repeat
 from pathlib import Path
 
 import torch
-from mmengine.dist import barrier, broadcast, broadcast_object_list, get_rank, get_world_size, is_main_process
+from mmengine.dist import (
+    all_reduce,
+    barrier,
+    broadcast,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.logging import print_log
 from mmengine.registry import FUNCTIONS, HOOKS, LOOPS
@@ -398,11 +406,15 @@ class ResumeHook(Hook):
         """Let all processes score one model: without SyncBN, each has statistics of its own, and one's are saved."""
         for buffer in runner.model.buffers():
             broadcast(buffer)
+        batches = torch.tensor(len(runner.val_dataloader))
+        all_reduce(batches, 'min')
+        self.batches = batches.item()
 
-    def after_val_iter(self, runner: Runner, *args, **kwargs) -> None:
+    def after_val_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
         """Leave a validation during the training, if a signal asks for it; it will run again."""
         loop = runner._train_loop
-        if isinstance(loop, Resumable) and loop.is_asked():
+        # in batches that only some processes have, these would wait for the others' answers for ever
+        if isinstance(loop, Resumable) and batch_idx < self.batches and loop.is_asked():
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # gives the model its own weights back

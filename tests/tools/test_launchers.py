@@ -18,7 +18,7 @@ from tests.conftest import DETECTION, FAST, ROOT, SEGMENTATION, TIME_LIMIT
 COMMON = """
 _base_ = {base!r}
 custom_imports = dict(imports=[{plugin!r}, 'leave_weights'], allow_failed_imports=False)
-custom_hooks = [dict(type='LeaveWeights')]
+custom_hooks = [dict(type='LeaveWeights'), dict(type='DieOnce')]
 sgd = dict(type='SGD', lr=0.01)
 optim_wrapper = dict(_delete_=True, type='OptimWrapper', optimizer=sgd, clip_grad=dict(max_norm=1.0))
 param_scheduler = []
@@ -41,10 +41,19 @@ head = dict(dropout_ratio=0, norm_cfg=sync)
 model = dict(decode_head=dict(head, pool_scales=(2, 3)), auxiliary_head=head)
 """
 HOOK = """
+import os, pathlib, signal
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class DieOnce(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        marker = pathlib.Path(runner.work_dir, 'die')
+        if runner.iter == 3 and get_rank() == 1 and marker.exists():
+            marker.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 @HOOKS.register_module()
 class LeaveWeights(Hook):
@@ -144,14 +153,27 @@ def test_slurm_starts_the_processes_that_are_asked_for(project, free_port):
     assert json.loads((project / 'slurm/scores.json').read_text())['mIoU'] >= 0
 
 
-def test_two_hosts_train_one_model(project, free_port):
-    """Two agents on this machine, each with one process, find each other by MASTER_ADDR and PORT."""
+def test_two_hosts_train_one_model_and_a_lost_process_changes_nothing(project, free_port):
+    """Two agents on this machine find each other by MASTER_ADDR and PORT; then one starts lost processes again."""
+    # a validation of 3 images: one process sees two of them, and the other does not wait for it
+    options = [*iterations('my_mmseg.py', 4), 'default_hooks.checkpoint.interval=2']
+    options = ['--resume', *options, 'val_dataloader.sampler.round_up=False']
+    hosts, lost = project / 'hosts', project / 'lost'
     environment = dict(NNODES=2, MASTER_ADDR='127.0.0.1', PORT=free_port)
-    arguments = ['my_mmseg.py', 1, '--work-dir', project / 'hosts', *iterations('my_mmseg.py', 2)]
+    arguments = ['my_mmseg.py', 1, '--work-dir', hosts, *options]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda i: launch('dist_train.sh', *arguments, cwd=project, NODE_RANK=i, **environment), range(2)))
-    ranks = [torch.load(project / f'hosts/rank{rank}.pt') for rank in (0, 1)]
+    ranks = [torch.load(hosts / f'rank{rank}.pt') for rank in (0, 1)]
     assert all(torch.equal(value, ranks[1][name]) for name, value in ranks[0].items())
+
+    lost.mkdir()
+    (lost / 'die').touch()
+    arguments[1:4] = [2, '--work-dir', lost]
+    said = launch('dist_train.sh', *arguments, cwd=project, PORT=free_port, MAX_RESTARTS=2)
+    assert 'process 1 was ended by SIGKILL: restart 1 of 2' in said and 'resumed epoch: 0, iter: 2' in said
+    for rank in (0, 1):
+        weights = torch.load(lost / f'rank{rank}.pt')
+        assert all(torch.equal(value, weights[name]) for name, value in ranks[rank].items())
 
 
 def test_a_port_in_use_and_a_process_that_fails_are_answered_without_torchruns_traceback(tmp_path, free_port):
@@ -159,8 +181,20 @@ def test_a_port_in_use_and_a_process_that_fails_are_answered_without_torchruns_t
         said = launch('dist_train.sh', DETECTION, 1, cwd=tmp_path, PORT=server.getsockname()[1], exit_code=1)
     assert 'error: the processes cannot meet: set PORT to a port that is free' in said and 'Traceback' not in said
     options = ['--work-dir', tmp_path, '--cfg-options', 'lr=1']
-    said = launch('dist_train.sh', DETECTION, 1, *options, cwd=tmp_path, PORT=free_port, exit_code=1)
-    assert "error: --cfg-options lr: 'lr' exists nowhere" in said and 'Traceback' not in said
+    environment = dict(PORT=free_port, MAX_RESTARTS=1)  # it would fail again
+    said = launch('dist_train.sh', DETECTION, 1, *options, cwd=tmp_path, exit_code=1, **environment)
+    assert said.count("error: --cfg-options lr: 'lr' exists nowhere") == 1 and 'Traceback' not in said
+
+
+def test_a_crash_and_a_kill_use_up_the_restarts(tmp_path, free_port):
+    config = tmp_path / 'config.py'
+    config.write_text("""
+os = __import__('os')
+os.kill(os.getpid(), 9) if int(os.environ['TORCHELASTIC_RESTART_COUNT']) else 1 / 0
+""")
+    said = launch('dist_train.sh', config, 1, cwd=tmp_path, exit_code=1, PORT=free_port, MAX_RESTARTS=1)
+    assert 'process 0 was ended by ZeroDivisionError: division by zero: restart 1 of 1' in said
+    assert said.splitlines()[-1].startswith('error: process 0 was ended by SIGKILL;')
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
