@@ -35,6 +35,7 @@ setup(
         'regex',
         'huggingface_hub>=0.34',
         'safetensors',
+        'faster-coco-eval>=1.6.5,<1.9',
         'tensorboard',
         'tqdm',
     ],

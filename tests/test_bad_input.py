@@ -142,6 +142,7 @@ def test_an_option_that_exists_nowhere(tool, option, words):
         'train_dataloader.dataset.indices=4',
         'train_dataloader.pin_memory=True',
         'val_evaluator.proposal_nums=[100,1,10]',
+        'val_evaluator.backend=pycocotools',
     ],
 )
 def test_an_option_that_the_config_lacks_and_its_taker_knows_is_accepted(option):

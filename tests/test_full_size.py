@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import FOLDERS, ROOT
 
 pytestmark = pytest.mark.full_size
-FOLDERS = [ROOT / 'data', ROOT.parent / 'shared/data']
 
 
 def link(root: Path, place: str, name: str) -> None:

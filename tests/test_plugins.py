@@ -48,7 +48,7 @@ COMMON = {
 @pytest.mark.parametrize(
     ('plugin', 'own'),
     [
-        ('mmdet_plugin', {'DATASETS[mmdet.CheckedCocoDataset]'}),
+        ('mmdet_plugin', {'DATASETS[mmdet.CheckedCocoDataset]', 'METRICS[mmdet.FastCocoMetric]'}),
         (
             'mmseg_plugin',
             {

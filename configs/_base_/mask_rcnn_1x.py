@@ -14,6 +14,8 @@ workers = dict(type='outlive_signals')  # which ask the run to save and leave
 train_dataloader = dict(batch_size=2, worker_init_fn=workers, dataset=dict(type='CheckedCocoDataset'))
 val_dataloader = dict(worker_init_fn=workers, dataset=dict(type='CheckedCocoDataset'))
 test_dataloader = val_dataloader
+val_evaluator = dict(type='FastCocoMetric')  # pycocotools' numbers; backend='pycocotools' has it count them itself
+test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     type='AmpOnCudaOptimWrapper',  # the paper's fp16, where there is a GPU
