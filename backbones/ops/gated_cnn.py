@@ -16,6 +16,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import UserError
 
@@ -25,6 +26,7 @@ FORMS = dict(
     fused='one operator, on any device',
     triton="'fused', whose convolution, gate and their gradients are Triton kernels, on CUDA",
 )
+TRITON = find_spec('triton') is not None
 
 
 def form_on(device: torch.device, form: str) -> str:
@@ -33,13 +35,14 @@ def form_on(device: torch.device, form: str) -> str:
     Raises:
         UserError: If that device does not have it.
     """
+    # Triton interprets kernels where it is asked to, on any device
     if form == 'triton' and device.type != 'cuda' and 'TRITON_INTERPRET' not in os.environ:
         raise UserError(
             f"MambaOut: gated_cnn='triton' needs CUDA, and the model is on {device}: 'auto' chooses by device"
         )
     if form != 'auto':
         return form
-    return 'triton' if device.type == 'cuda' and find_spec('triton') else 'fused'
+    return 'triton' if device.type == 'cuda' and TRITON else 'fused'
 
 
 def gated_cnn(
@@ -56,27 +59,30 @@ def gated_cnn(
         act: ``nn.GELU()`` or ``nn.SiLU()``.
         form: One of ``FORMS``.
     """
-    form = 'eager' if torch.jit.is_tracing() else form_on(x.device, form)  # for exports and counts of operations
-    if form == 'eager':
+    form = form_on(x.device, form)
+    # exports and counts by tracing see operators that they know; nothing is to be saved where nothing is computed
+    if form == 'eager' or torch.jit.is_tracing() or x.device.type == 'meta' or 0 in x.shape:
         hidden, convolved = fc2.in_features, conv.in_channels
         g, i, c = fc1(norm(x)).split((hidden, hidden - convolved, convolved), dim=-1)
         return fc2(act(g) * torch.cat((i, conv(c)), dim=-1))
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    triton = form == 'triton' and dtype != torch.double  # its kernels compute in single precision
     weights = [p.to(dtype) for layer in (fc1, conv, fc2) for p in (layer.weight, layer.bias)]
-    if form == 'triton' and dtype.itemsize == 2:
+    if triton and dtype.itemsize == 2:
         weights = aligned(*weights)
-    keep = torch.is_grad_enabled()
+    inputs = [x, norm.weight, norm.bias, *weights]
+    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
     with torch.autocast(device, enabled=False):
-        return fused(x, norm.weight, norm.bias, *weights, norm.eps, type(act).__name__, form == 'triton', keep)[0]
+        return fused(*inputs, norm.eps, type(act).__name__, triton, keep)[0]
 
 
 def aligned(
     fc1_weight: Tensor, fc1_bias: Tensor, conv_weight: Tensor, conv_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor
 ) -> list[Tensor]:
-    """Weights of the same function whose hidden width is a multiple of 8, as tensor cores want it.
+    """Weights of the same function with hidden channels in multiples of 8, as tensor cores want them.
 
-    The hidden channels that are added get zeros from ``fc1`` and hand zeros to ``fc2``. 341, 682 and 1365 channels of
+    Those that are convolved are such a multiple in all published sizes. The hidden channels that are added get zeros from ``fc1`` and hand zeros to ``fc2``. 341, 682 and 1365 channels of
     the size base become 344, 688 and 1368; the parameters keep their shapes.
     """
     hidden, convolved = fc2_weight.shape[1], len(conv_bias)
@@ -111,6 +117,7 @@ def fused(
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The branch, in the dtype of the weights; and where ``keep``, ``[g, i]`` and ``c`` for the backward pass."""
+    x = x.to(norm_weight.dtype)  # in half precision, where a convolution made it under autocast
     rows = F.layer_norm(x, norm_weight.shape, norm_weight, norm_bias, eps).to(fc1_weight.dtype).flatten(0, -2)
     convolved = len(conv_bias)
     weight, bias = fc1_weight[:-convolved], fc1_bias[:-convolved]
@@ -144,8 +151,10 @@ def fused_backward(
     triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the nine tensors that :func:`fused` takes, in its order."""
-    normed, mean, rstd = torch.native_layer_norm(x, norm_weight.shape, norm_weight, norm_bias, eps)
+    wide_x = x.to(norm_weight.dtype)
+    normed, mean, rstd = torch.native_layer_norm(wide_x, norm_weight.shape, norm_weight, norm_bias, eps)
     rows, grad, convolved = normed.to(gi.dtype).flatten(0, -2), grad.flatten(0, -2), len(conv_bias)
+    del normed
     _, gate_backward, parts = _gates(c, conv_weight, conv_bias, act, triton)
     wide = dict(dtype=torch.promote_types(gi.dtype, torch.float))  # for sums over all cells
     grad_fc1, grad_fc2 = torch.zeros_like(fc1_weight, **wide), torch.zeros_like(fc2_weight, **wide)
@@ -153,19 +162,35 @@ def fused_backward(
     grad_rows, grad_u = torch.empty_like(rows), torch.empty_like(c).flatten(0, -2)
     for part in parts:
         product, grad_gi = gate_backward(part, gi[part], grad[part] @ fc2_weight, grad_u[part])
-        grad_fc2 += grad[part].T @ product
-        grad_fc1[:-convolved] += grad_gi.T @ rows[part]
+        _add_product(grad_fc2, grad[part].T, product)
+        _add_product(grad_fc1[:-convolved], grad_gi.T, rows[part])
         grad_fc1_bias[:-convolved] += grad_gi.sum(0, **wide)
         torch.mm(grad_gi, fc1_weight[:-convolved], out=grad_rows[part])
+    del product, grad_gi  # 7 values of each cell and channel
     grad_c, grad_conv, grad_conv_bias = _conv_backward(grad_u, c, conv_weight, triton)
     grad_rows.addmm_(grad_c, fc1_weight[-convolved:])
     grad_fc1[-convolved:] = grad_c.T @ rows
     grad_fc1_bias[-convolved:] = grad_c.sum(0, **wide)
     grad_x, grad_norm, grad_norm_bias = torch.ops.aten.native_layer_norm_backward(
-        grad_rows.view(x.shape).to(x.dtype), x, norm_weight.shape, mean, rstd, norm_weight, norm_bias, [True] * 3
+        grad_rows.view(x.shape).to(wide_x.dtype),
+        wide_x,
+        norm_weight.shape,
+        mean,
+        rstd,
+        norm_weight,
+        norm_bias,
+        [True] * 3,
     )
     grads = grad_fc1, grad_fc1_bias, grad_conv, grad_conv_bias, grad_fc2, grad.sum(0, **wide)
-    return grad_x, grad_norm, grad_norm_bias, *(g.to(gi.dtype) for g in grads)
+    return grad_x.to(x.dtype), grad_norm, grad_norm_bias, *(g.to(gi.dtype) for g in grads)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add ``a @ b`` to a sum that may be of more precision."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 @fused.register_fake
@@ -219,11 +244,24 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor
 fused.register_autograd(_backward, setup_context=_setup_context)
 
 
+@register_flop_formula(torch.ops.mambaout.gated_cnn)
+def _(
+    x: tuple, norm: tuple, norm_bias: tuple, fc1: tuple, fc1_bias: tuple, conv: tuple, *args: object, **_: object
+) -> int:
+    return 2 * math.prod(x[:-1]) * (math.prod(fc1) + math.prod(args[1]) + math.prod(conv))
+
+
+@register_flop_formula(torch.ops.mambaout.gated_cnn_backward)
+def _(grad: tuple, x: tuple, gi: tuple, c: tuple, norm: tuple, norm_bias: tuple, *args: object, **_: object) -> int:
+    fc1, conv, _, fc2 = args[:4]
+    return 4 * math.prod(x[:-1]) * (math.prod(fc1) + math.prod(fc2) + math.prod(conv))  # what is computed anew left out
+
+
 # --- what lies between the linear layers, act(g) * [i, u] with u = dwconv(c), and its backward pass
 
 
 ACTS = dict(GELU=F.gelu, SiLU=F.silu)
-ACTS_BACKWARD = dict(GELU=torch.ops.aten.gelu_backward, SiLU=torch.ops.aten.silu_backward)
+ACTS_BACKWARD = dict(GELU=torch.ops.aten.gelu_backward.grad_input, SiLU=torch.ops.aten.silu_backward.grad_input)
 PART = 2**22  # bytes of fc1's output that stay in a CPU's cache until they are used
 
 
@@ -268,7 +306,7 @@ def _gates(c: Tensor, weight: Tensor, bias: Tensor, act: str, triton: bool) -> t
         value = ACTS[act](g)
         torch.mul(grad[:, :-convolved], value[:, :-convolved], out=grad_i)
         torch.mul(grad[:, -convolved:], value[:, -convolved:], out=grad_u)
-        grad_g.copy_(ACTS_BACKWARD[act](multiply(grad, part, i), g))
+        ACTS_BACKWARD[act](multiply(grad, part, i), g, grad_input=grad_g)
         return multiply(value, part, i), grad_gi
 
     size = max(PART // (c.element_size() * 6 * convolved), 1) if c.device.type == 'cpu' else count

@@ -57,8 +57,8 @@ def _load(ptr, image, y, x, channel, H, W, channels):
 @triton.jit
 def _convolve(ptr, weight_ptr, image, y, x, channel, H, W, channels, K: tl.constexpr, FLIP: tl.constexpr):
     """The depthwise convolution at some cells, without bias; with ``FLIP`` its transpose."""
-    total = _load(ptr, image, y, x, channel, H, W, channels) * 0
-    for tap in range(K * K):
+    total = tl.zeros((y.shape[0], channel.shape[0]), tl.float32)
+    for tap in tl.static_range(K * K):
         number = K * K - 1 - tap if FLIP else tap
         weight = tl.load(weight_ptr + channel * (K * K) + number, channel < channels, 0.0).to(tl.float32)
         total += (
@@ -173,14 +173,15 @@ def _run_gate(gi: Tensor, c: Tensor, weight: Tensor, bias: Tensor, act: str, *gr
     hidden = (gi.shape[1] + convolved) // 2
     product = gi.new_empty(len(gi), hidden)
     blocks = triton.cdiv(hidden - convolved, BLOCK) + triton.cdiv(convolved, BLOCK)
-    _gate_kernel[(_tiles(c), blocks)](
-        *(gi, c, weight, bias, product, *gradients, height, width, hidden, convolved),
-        K=weight.shape[-1],
-        SILU=act == 'SiLU',
-        BACKWARD=gradients[0] is not None,
-        T=TILE,
-        C=BLOCK,
-    )
+    with torch.cuda.device_of(c):  # Triton takes the current one
+        _gate_kernel[(_tiles(c), blocks)](
+            *(gi, c, weight, bias, product, *gradients, height, width, hidden, convolved),
+            K=weight.shape[-1],
+            SILU=act == 'SiLU',
+            BACKWARD=gradients[0] is not None,
+            T=TILE,
+            C=BLOCK,
+        )
     return product
 
 
@@ -202,11 +203,12 @@ def conv_backward(grad_u: Tensor, c: Tensor, weight: Tensor) -> tuple[Tensor, Te
     _, height, width, channels = c.shape
     kernel, tiles, blocks = weight.shape[-1], _tiles(c), triton.cdiv(channels, BLOCK)
     sizes, grad_c = (height, width, channels), torch.empty_like(c)
-    _conv_input_kernel[(tiles, blocks)](grad_u, weight, grad_c, *sizes, K=kernel, T=TILE, C=BLOCK)
     tiles_each, columns = triton.cdiv(tiles, SUMS), triton.next_power_of_2(kernel)
     sums = c.new_empty((triton.cdiv(tiles, tiles_each), kernel, columns, channels), dtype=torch.float)
-    _conv_weight_kernel[(len(sums), blocks, kernel)](
-        *(grad_u, c, sums, *sizes, tiles, tiles_each), K=kernel, T=TILE, C=BLOCK, COLUMNS=columns
-    )
-    grad_weight = sums.sum(0)[:, :kernel].permute(2, 0, 1).unsqueeze(1)
+    with torch.cuda.device_of(c):
+        _conv_input_kernel[(tiles, blocks)](grad_u, weight, grad_c, *sizes, K=kernel, T=TILE, C=BLOCK)
+        _conv_weight_kernel[(len(sums), blocks, kernel)](
+            *(grad_u, c, sums, *sizes, tiles, tiles_each), K=kernel, T=TILE, C=BLOCK, COLUMNS=columns
+        )
+    grad_weight = sums.sum(0)[:, :kernel].permute(2, 0, 1).unsqueeze(1).contiguous()
     return grad_c.flatten(0, -2), grad_weight, grad_u.sum((0, 1, 2), dtype=torch.float)
