@@ -343,10 +343,9 @@ def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]
 
 def table(rows: list[dict]) -> str:
     """The rows in Markdown."""
-    lines = [
-        '| what | size | candidate | time, ratio to the first | low to high | peak beyond weights (GiB) | kept for backward (GiB) | roofline |'
-    ]
-    lines.append('|---' * 8 + '|')
+    columns = ['what', 'size', 'candidate', 'time, ratio to the first', 'low to high']
+    columns += ['peak beyond weights (GiB)', 'kept for backward (GiB)', 'roofline']
+    lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
     for row in rows:
         parts = [f'{row["suite"]}, {row["what"]}', row['shape'], row['candidate'], f'{row["ratio"]:.3f}']
         parts.append(f'{row["low"]:.3f} to {row["high"]:.3f}')

@@ -82,8 +82,9 @@ def aligned(
 ) -> list[Tensor]:
     """Weights of the same function with hidden channels in multiples of 8, as tensor cores want them.
 
-    Those that are convolved are such a multiple in all published sizes. The hidden channels that are added get zeros from ``fc1`` and hand zeros to ``fc2``. 341, 682 and 1365 channels of
-    the size base become 344, 688 and 1368; the parameters keep their shapes.
+    Those that are convolved are such a multiple in all published sizes. The hidden channels that are added get zeros
+    from ``fc1`` and hand zeros to ``fc2``. 341, 682 and 1365 channels of the size base become 344, 688 and 1368; the
+    parameters keep their shapes.
     """
     hidden, convolved = fc2_weight.shape[1], len(conv_bias)
     plain = hidden - convolved
