@@ -23,6 +23,8 @@ import datetime
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import functools
 import io
+import platform
+import re
 import statistics
 import sys
 import time
@@ -377,7 +379,8 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def report(rows: list[dict], out: Path) -> None:
     """Write the rows, and all that is needed to take them again."""
-    cpu = next((line.split(': ')[1].strip() for line in open('/proc/cpuinfo') if 'model name' in line), 'CPU')
+    known = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else platform.processor()
+    cpu = re.search(r'(?:model name\s*: )?(.*)', known[max(known.find('model name'), 0) :])[1] or platform.machine()
     operations, copied = rates()
     packages = ('torch', 'triton', 'timm', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain')
     write_json(
