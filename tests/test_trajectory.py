@@ -96,5 +96,5 @@ def test_twenty_steps_have_the_losses_of_a_twin_with_timms_backbone(config, mini
         records.append(record.losses)
     assert len(records[0]) == len(records[1]) == STEPS
     for step, (a, b) in enumerate(zip(*records, strict=True)):
-        assert a == pytest.approx(b, rel=1e-4), f'step {step}'
+        assert a == pytest.approx(b, rel=1e-9 if config == SEGMENTATION else 1e-4), f'step {step}'
     assert records[0][-1]['loss'] != pytest.approx(records[0][0]['loss'], rel=1e-2)  # it has moved
