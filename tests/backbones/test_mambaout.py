@@ -1,6 +1,7 @@
 """MambaOut against timm's, and as a part of training programs."""
 
 import copy
+import os
 from collections.abc import Callable
 
 import pytest
@@ -179,7 +180,7 @@ def _ddp_worker(rank: int, port: int, model: nn.Module, image: Tensor, gradients
     sum(m.sin().sum() for m in parallel(image[rank : rank + 1])).backward()
     for name, parameter in model.named_parameters():
         assert distance(parameter.grad, gradients[name]) < 1e-4, name
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # without tearing gloo and DDP down, whose threads now and then wait for each other for ever
 
 
 def test_ddp_averages_the_gradients_of_all_parameters(free_port):
