@@ -23,7 +23,6 @@ def run(package: str, program: str, *arguments: object, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.full_size  # two workers of a data loader, which once waited for ever, for an unknown reason
 @pytest.mark.parametrize('package', CONFIGS)
 def test_their_training_program_trains_our_config_and_their_log_program_reads_its_log(package, mini_data, tmp_path):
     options = ['--work-dir', tmp_path, '--cfg-options', *SHORT[package]]

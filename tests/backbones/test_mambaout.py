@@ -183,7 +183,6 @@ def _ddp_worker(rank: int, port: int, model: nn.Module, image: Tensor, gradients
     os._exit(0)  # without tearing gloo and DDP down, whose threads now and then wait for each other for ever
 
 
-@pytest.mark.full_size  # its processes now and then wait for ever, for an unknown reason
 def test_ddp_averages_the_gradients_of_all_parameters(free_port):
     image = torch.randn(2, 3, 64, 64)
     model = noisy(MambaOut(SMALL))
