@@ -98,6 +98,15 @@ def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def link(root: Path, place: str, name: str) -> None:
+    """Put real data where the configs look for it, below ``root``."""
+    found = [folder / part for folder in FOLDERS for part in (place, name) if (folder / part).is_dir()]
+    if not found:
+        pytest.skip(f'no {name} in {" or ".join(map(str, FOLDERS))}')
+    (root / 'data' / place).parent.mkdir(parents=True, exist_ok=True)
+    (root / 'data' / place).symlink_to(found[0].resolve())
+
+
 @pytest.fixture
 def free_port() -> int:
     """A TCP port of this machine that nobody listens on."""

@@ -4,22 +4,12 @@ The data is looked for in ``data/`` and in ``shared/data`` beside the repository
 """
 
 import json
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import FOLDERS, ROOT
+from tests.conftest import ROOT, link
 
 pytestmark = pytest.mark.full_size
-
-
-def link(root: Path, place: str, name: str) -> None:
-    """Put real data where the configs look for it, below ``root``."""
-    found = [folder / part for folder in FOLDERS for part in (place, name) if (folder / part).is_dir()]
-    if not found:
-        pytest.skip(f'no {name} in {" or ".join(map(str, FOLDERS))}')
-    (root / 'data' / place).parent.mkdir(parents=True, exist_ok=True)
-    (root / 'data' / place).symlink_to(found[0].resolve())
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,18 @@
 #!/usr/bin/env python
 """Speed and memory against peers, measured side by side in one process.
 
-    python tools/benchmark.py benchmarks/results/NAME                                all suites, sizes by device
+    python tools/benchmark.py benchmarks/results/NAME --arch tiny base --sweep      all suites, sizes by device
     python tools/benchmark.py OUT --suites backbone --arch base --shapes 2x800x1280
 
 Suites: `backbone` (the forward pass, and the training step), `detection` and `segmentation` (the whole training step
-and inference of Mask R-CNN and UperNet, on drawn images), `evaluation` (COCO's scores by two libraries). Peers sit
-behind the same heads. In each round every candidate runs once, in turn; what is reported is the median of the rounds'
-ratios to the first candidate, with their range: an absolute time says little on a machine that others share.
+and inference of Mask R-CNN and UperNet, on drawn images), `evaluation` (COCO's scores by two libraries), `input` (the
+transforms of the training images in `data/`). Peers sit behind the same heads. In each round every candidate runs once,
+in turn; what is reported is the median of the rounds' ratios to the first candidate, with their range: an absolute time
+says little on a machine that others share.
 
 Writes OUT.json, with all times and how they were taken, OUT.md, a table, and OUT.png, ratios over sizes. The rate of
 matrix products and of copies is measured, too; `roofline` is the least time that any candidate's operators would need
-at these rates, over the time that the candidate took.
+at these rates, over the time that the candidate took. `profile`, in the JSON, names what takes most of a whole step.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ import datetime
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import functools
 import io
+import itertools
+import pickle
 import platform
 import re
 import statistics
@@ -32,6 +35,7 @@ from collections.abc import Callable
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,7 +44,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
@@ -52,7 +56,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from backbones.errors import UserError
-from backbones.mambaout import ARCHS
+from backbones.mambaout import ARCHS, MambaOut
+from backbones.ops import gated_cnn
 from mmdet_plugin.metric import evaluator
 from mmengine_plugin import config, launch
 from mmengine_plugin.files import whole_file, write_json
@@ -66,6 +71,7 @@ SHAPES = dict(  # images x height x width
     detection=['2x800x1280'] if CUDA else ['1x800x1280'],
     segmentation=['16x512x512'] if CUDA else ['2x512x512'],
 )
+COMPILED = ', compiled'  # at the end of a candidate's name
 SWEEP = ['1x256x256', '1x512x512', '1x800x1280', *(['1x1024x2048'] if CUDA else [])]  # of the plot
 
 
@@ -73,25 +79,44 @@ SWEEP = ['1x256x256', '1x512x512', '1x800x1280', *(['1x1024x2048'] if CUDA else 
 class TimmBackbone(BaseModule):
     """timm's model as OpenMMLab's TIMMBackbone has it, its maps as heads take them: what one would do without us."""
 
-    def __init__(self, arch: str, compiled: bool = False, init_cfg: None = None) -> None:
+    def __init__(self, arch: str, init_cfg: None = None) -> None:
         super().__init__()
         self.model = timm.create_model(arch, features_only=True)
-        if compiled:
-            self.model.compile()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images to maps ``(B, C, H, W)``."""
         return tuple(x.permute(0, 3, 1, 2).contiguous() for x in self.model(x))
 
 
+@MODELS.register_module()
+class UnalignedMambaOut(MambaOut):
+    """Ours with as many hidden channels as published, where its kernels would take a multiple of 8."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images to maps ``(B, C, H, W)``."""
+        with patch.object(gated_cnn, 'ALIGNED', 1):
+            return super().forward(x)
+
+
 def candidates(arch: str) -> dict[str, dict]:
     """Backbones of the same function, by the name in the table; the first is what the others are compared with."""
     found = {'timm': dict(type='TimmBackbone', arch=f'mambaout_{arch}')}
-    if CUDA:  # on a CPU its compiler needs one for C++
-        found['timm, compiled'] = dict(found['timm'], compiled=True)
     for form in ('eager', 'fused', 'triton') if CUDA else ('eager', 'fused'):
         found[f'ours, {form}'] = dict(type='MambaOut', arch=arch, out_norm=False, gated_cnn=form)
+    if CUDA:  # on a CPU the compiler needs another one, for C++
+        found |= {f'{name}{COMPILED}': dict(found[name]) for name in ('timm', 'ours, triton')}
+        size = ARCHS[arch]
+        if any(int(size.expansion_ratio * dim) % gated_cnn.ALIGNED for dim in size.dims):
+            found['ours, triton, unaligned'] = dict(found['ours, triton'], type='UnalignedMambaOut')
     return found
+
+
+def build(candidate: str, cfg: dict) -> nn.Module:
+    """A backbone, or a model with one, on the device."""
+    model = MODELS.build(cfg).to(DEVICE)
+    if candidate.endswith(COMPILED):
+        getattr(model, 'backbone', model).compile()
+    return model
 
 
 def others() -> dict[str, tuple[dict, list[int]]]:
@@ -124,14 +149,29 @@ def measure(runs: dict[str, Callable[[], object]], rounds: int, what: str) -> di
                 memory[name] = (torch.cuda.max_memory_allocated() - held) / 2**30
             if number >= 0:
                 seconds[name].append(time.perf_counter() - begun)
+    results = compare(seconds)
+    for name, peak in memory.items():
+        results[name]['peak_gib'] = peak
+    return results
+
+
+def compare(seconds: dict[str, list[float]]) -> dict[str, dict]:
+    """The ratios of each candidate's times to the first's."""
     first = next(iter(seconds.values()))
     results = {}
     for name, times in seconds.items():
         ratios = [t / f for t, f in zip(times, first, strict=True)]
         results[name] = dict(ratio=statistics.median(ratios), low=min(ratios), high=max(ratios), seconds=times)
-        if name in memory:
-            results[name]['peak_gib'] = memory[name]
     return results
+
+
+def profile(run: Callable[[], object]) -> dict[str, float]:
+    """The ten operators, or kernels on CUDA, that take most of a run's time, with their shares of it."""
+    with torch.profiler.profile() as profiler:
+        run()
+    events = [e for e in profiler.key_averages() if CUDA == (e.device_type == torch.autograd.DeviceType.CUDA)]
+    times = {e.key: e.self_device_time_total if CUDA else e.self_cpu_time_total for e in events}
+    return {name: times[name] / sum(times.values()) for name in sorted(times, key=times.get, reverse=True)[:10]}
 
 
 def kept(run: Callable[[], object], model: nn.Module) -> int:
@@ -191,7 +231,7 @@ def _conv_backward(grad: tuple, x: tuple, weight: tuple, *args, out_shape: tuple
 
 def backbone(arch: str, shapes: list[str], rounds: int, sweep: bool) -> list[dict]:
     """The forward pass without gradients, and the training step, of the backbone alone."""
-    models = {name: MODELS.build(cfg).to(DEVICE) for name, cfg in candidates(arch).items()}
+    models = {name: build(name, cfg) for name, cfg in candidates(arch).items()}
     rows = []
     for shape in [*shapes, *((s for s in SWEEP if s not in shapes) if sweep else ())]:
         torch.compiler.reset()  # each size has a program of its own
@@ -214,7 +254,7 @@ def backbone(arch: str, shapes: list[str], rounds: int, sweep: bool) -> list[dic
             found = measure({n: functools.partial(run, m) for n, m in models.items()}, rounds, f'{what} {shape}')
             least = float('inf')
             for name, model in models.items() if what == 'step' else ():
-                if 'compiled' not in name:
+                if not name.endswith(COMPILED):
                     found[name]['kept_gib'] = kept(functools.partial(forward, model), model) / 2**30
                     with Roofline() as roofline:
                         step(model)
@@ -222,7 +262,7 @@ def backbone(arch: str, shapes: list[str], rounds: int, sweep: bool) -> list[dic
             for name, result in found.items():
                 if what == 'step':
                     result['roofline'] = least / statistics.median(result['seconds'])
-                rows.append(dict(suite='backbone', what=what, shape=shape, candidate=name, **result))
+                rows.append(dict(suite=f'backbone {arch}', what=what, shape=shape, candidate=name, **result))
     return rows
 
 
@@ -236,7 +276,7 @@ def whole(task: str, arch: str, shapes: list[str], rounds: int) -> list[dict]:
     if task == 'detection':
         cfg.model.test_cfg.rcnn.score_thr = 0.0  # as many boxes, and so masks, for each candidate's random weights
     rows, dims = [], list(ARCHS[arch].dims)
-    found = {n: (dict(c, out_norm=True) if c['type'] == 'MambaOut' else c, dims) for n, c in candidates(arch).items()}
+    found = {n: (dict(c, out_norm=True) if 'out_norm' in c else c, dims) for n, c in candidates(arch).items()}
     made = {}
     for candidate, (body, channels) in {**found, **others()}.items():
         model = copy.deepcopy(cfg.model)
@@ -245,7 +285,7 @@ def whole(task: str, arch: str, shapes: list[str], rounds: int) -> list[dict]:
             model.neck.in_channels = channels
         else:
             model.decode_head.in_channels, model.auxiliary_head.in_channels = channels, channels[2]
-        model = MODELS.build(model).to(DEVICE)
+        model = build(candidate, model)
         made[candidate] = model, build_optim_wrapper(model, cfg.optim_wrapper)
     for shape in shapes:
         batch = draw(task, *map(int, shape.split('x')))
@@ -260,7 +300,11 @@ def whole(task: str, arch: str, shapes: list[str], rounds: int) -> list[dict]:
         for what, run in dict(step=step, inference=infer).items():
             runs = {n: functools.partial(run, *m) for n, m in made.items()}
             for candidate, result in measure(runs, rounds, f'{task} {what} {shape}').items():
-                rows.append(dict(suite=task, what=what, shape=shape, candidate=candidate, **result))
+                if what == 'step':
+                    result['profile'] = profile(runs[candidate])
+                if CUDA:
+                    result['images_per_second'] = len(batch['inputs']) / statistics.median(result['seconds'])
+                rows.append(dict(suite=f'{task} {arch}', what=what, shape=shape, candidate=candidate, **result))
     return rows
 
 
@@ -340,39 +384,78 @@ def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]
     return rows
 
 
+def loading(rounds: int, images: int = 80) -> list[dict]:
+    """What one worker takes to load images for training, and the share of each transform in it."""
+    rows = []
+    for task, name in dict(detection='mask_rcnn_mambaout_tiny', segmentation='upernet_mambaout_tiny').items():
+        cfg = Config.fromfile(config(name))
+        init_default_scope(cfg.default_scope)
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        indices = range(min(images, len(dataset)))
+        seconds: dict[str, list[float]] = {}
+        for number in tqdm(range(-1, rounds), desc=f'input {task}', leave=False):  # the first round warms up
+            taken = dict(whole=0.0)
+            for index in indices:
+                sample = dataset.get_data_info(index)
+                for transform in (*dataset.pipeline.transforms, handed_over):
+                    begun = time.perf_counter()
+                    sample = transform(sample)
+                    name = getattr(transform, '__name__', type(transform).__name__)
+                    taken[name] = taken.get(name, 0.0) + time.perf_counter() - begun
+            taken['whole'] = sum(taken.values())
+            for name, total in taken.items() if number >= 0 else ():
+                seconds.setdefault(name, []).append(total)
+        for candidate, result in compare(seconds).items():
+            if candidate == 'whole':
+                result['images_per_second'] = len(indices) / statistics.median(result['seconds'])
+            rows.append(dict(suite='input', what=task, shape=f'{len(indices)} images', candidate=candidate, **result))
+    return rows
+
+
+def handed_over(sample: dict) -> object:
+    """A sample without its image as the training process gets it from a worker: a detector's masks byte by byte."""
+    return pickle.loads(pickle.dumps(sample['data_samples']))
+
+
 # --- results
 
 
 def table(rows: list[dict]) -> str:
     """The rows in Markdown."""
     columns = ['what', 'size', 'candidate', 'time, ratio to the first', 'low to high']
-    columns += ['peak beyond weights (GiB)', 'kept for backward (GiB)', 'roofline']
+    columns += ['images/s', 'peak beyond weights (GiB)', 'kept for backward (GiB)', 'roofline']
     lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
     for row in rows:
         parts = [f'{row["suite"]}, {row["what"]}', row['shape'], row['candidate'], f'{row["ratio"]:.3f}']
         parts.append(f'{row["low"]:.3f} to {row["high"]:.3f}')
-        parts += [f'{row[k]:.2f}' if k in row else '' for k in ('peak_gib', 'kept_gib', 'roofline')]
+        figures = ('images_per_second', 'peak_gib', 'kept_gib', 'roofline')
+        parts += [f'{row[figure]:.2f}' if figure in row else '' for figure in figures]
         lines.append(f'| {" | ".join(parts)} |')
     return '\n'.join(lines) + '\n'
 
 
 def plot(rows: list[dict], path: Path) -> None:
-    """Ratios over the number of pixels, of the backbone alone."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained', sharey=True)
-    for axis, what in zip(axes, ('inference', 'step'), strict=True):
-        for candidate in dict.fromkeys(row['candidate'] for row in rows if row['suite'] == 'backbone'):
+    """Ratios over the number of pixels, of the backbones alone."""
+    suites = list(dict.fromkeys(row['suite'] for row in rows))
+    figure, axes = plt.subplots(
+        len(suites), 2, figsize=(10, 4 * len(suites)), layout='constrained', sharey=True, squeeze=False
+    )
+    for (suite, what), axis in zip(itertools.product(suites, ('inference', 'step')), axes.flat, strict=True):
+        shown = [row for row in rows if (row['suite'], row['what']) == (suite, what)]
+        for candidate in dict.fromkeys(row['candidate'] for row in shown):
             points = sorted(
                 (np.prod([int(n) for n in row['shape'].split('x')]) / 1e6, row['ratio'], row['low'], row['high'])
-                for row in rows
-                if (row['suite'], row['what'], row['candidate']) == ('backbone', what, candidate)
+                for row in shown
+                if row['candidate'] == candidate
             )
             pixels, ratio, low, high = zip(*points, strict=True)
             axis.plot(pixels, ratio, 'o-', label=candidate)
             axis.fill_between(pixels, low, high, alpha=0.15)
-        axis.set(title=f'backbone, {what}', xlabel='megapixels in the batch', xscale='log', ylim=(0, None))
+        axis.set(title=f'{suite}, {what}', xlabel='megapixels in the batch', xscale='log', ylim=(0, None))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel('time, ratio to the first candidate')
-    axes[0].legend()
+    for axis in axes[:, 0]:
+        axis.set_ylabel('time, ratio to the first candidate')
+        axis.legend()
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
@@ -399,16 +482,16 @@ def report(rows: list[dict], out: Path) -> None:
     )
     with whole_file(f'{out}.md') as temporary:
         temporary.write_text(table(rows))
-    if any(row['suite'] == 'backbone' for row in rows):
-        plot(rows, Path(f'{out}.png'))
+    if backbones := [row for row in rows if row['suite'].startswith('backbone')]:
+        plot(backbones, Path(f'{out}.png'))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', help='results, without an ending')
-    suites = ['backbone', 'detection', 'segmentation', 'evaluation']
+    suites = ['backbone', 'detection', 'segmentation', 'evaluation', 'input']
     parser.add_argument('--suites', nargs='+', choices=suites, default=suites, help='(default: all)')
-    parser.add_argument('--arch', choices=ARCHS, default='tiny', help='of MambaOut (default: tiny)')
+    parser.add_argument('--arch', nargs='+', choices=ARCHS, default=['tiny'], help='of MambaOut (default: tiny)')
     parser.add_argument('--shapes', nargs='+', metavar='BxHxW', help='images, height and width (default: by suite)')
     parser.add_argument('--rounds', type=int, default=20 if CUDA else 5, help='(default: 20 on CUDA, else 5)')
     parser.add_argument('--sweep', action='store_true', help='measure the backbone at more sizes, for the plot')
@@ -421,14 +504,15 @@ def main() -> None:
     torch.manual_seed(0)
     rows = []
     for suite in args.suites:
-        shapes = args.shapes or SHAPES.get(suite)
-        if suite == 'backbone':
-            rows += backbone(args.arch, shapes, args.rounds, args.sweep)
-        elif suite == 'evaluation':
-            rows += evaluation(args.rounds)
-        else:
-            rows += whole(suite, args.arch, shapes, args.rounds)
-        report(rows, Path(args.out))  # after each, so that none is lost
+        for arch in args.arch if suite in SHAPES else ('',):
+            shapes = args.shapes or SHAPES.get(suite)
+            if suite == 'backbone':
+                rows += backbone(arch, shapes, args.rounds, args.sweep)
+            elif suite in SHAPES:
+                rows += whole(suite, arch, shapes, args.rounds)
+            else:
+                rows += dict(evaluation=evaluation, input=loading)[suite](args.rounds)
+            report(rows, Path(args.out))  # after each, so that none is lost
     print(table(rows))
 
 

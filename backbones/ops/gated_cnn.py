@@ -27,6 +27,7 @@ FORMS = dict(
     triton="'fused', whose convolution, gate and their gradients are Triton kernels, on CUDA",
 )
 TRITON = find_spec('triton') is not None
+ALIGNED = 8  # hidden channels that tensor cores take at once, in half precision
 
 
 def form_on(device: torch.device, form: str) -> str:
@@ -80,7 +81,7 @@ def gated_cnn(
 def aligned(
     fc1_weight: Tensor, fc1_bias: Tensor, conv_weight: Tensor, conv_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor
 ) -> list[Tensor]:
-    """Weights of the same function with hidden channels in multiples of 8, as tensor cores want them.
+    """Weights of the same function with hidden channels in multiples of ``ALIGNED``, as tensor cores want them.
 
     Those that are convolved are such a multiple in all published sizes. The hidden channels that are added get zeros
     from ``fc1`` and hand zeros to ``fc2``. 341, 682 and 1365 channels of the size base become 344, 688 and 1368; the
@@ -88,7 +89,7 @@ def aligned(
     """
     hidden, convolved = fc2_weight.shape[1], len(conv_bias)
     plain = hidden - convolved
-    if not (extra := -plain % 8):
+    if not (extra := -plain % ALIGNED):
         return [fc1_weight, fc1_bias, conv_weight, conv_bias, fc2_weight, fc2_bias]
 
     def widened(rows: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.conftest import link
+
 
 def test_the_backbone_is_reported_beside_its_peers(tool, tmp_path):
     out = tmp_path / 'report'
@@ -23,7 +25,7 @@ def test_the_backbone_is_reported_beside_its_peers(tool, tmp_path):
         assert (what != 'step') or row['roofline'] > 0
     assert rows['step', 'ours, fused']['kept_gib'] < 0.5 * rows['step', 'timm']['kept_gib']
     assert rows['step', 'ours, eager']['kept_gib'] > 0.8 * rows['step', 'timm']['kept_gib']
-    assert '| backbone, step | 1x64x96 | ours, fused |' in out.with_suffix('.md').read_text()
+    assert '| backbone femto, step | 1x64x96 | ours, fused |' in out.with_suffix('.md').read_text()
     assert out.with_suffix('.png').stat().st_size > 10_000
 
 
@@ -37,6 +39,21 @@ def test_whole_models_take_steps_behind_one_head(suite, shape, tool, tmp_path):
     for what in ('step', 'inference'):
         candidates = [row['candidate'] for row in rows if row['what'] == what]
         assert candidates[0] == 'timm' and {'ours, eager', 'ours, fused', 'Swin-T'} <= set(candidates)
+    profiles = [row['profile'] for row in rows if row['what'] == 'step']
+    assert all(len(profile) == 10 and 0.5 < sum(profile.values()) <= 1 for profile in profiles)
+
+
+def test_the_input_side_is_reported_by_transform(tool, tmp_path):
+    link(tmp_path, 'coco', 'coco')
+    link(tmp_path, 'ade/ADEChallengeData2016', 'ADEChallengeData2016')
+    out = tmp_path / 'report'
+    done = tool('benchmark.py', out, '--suites', 'input', '--rounds', 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    for task, annotations in dict(detection='LoadAnnotations', segmentation='RandomCrop').items():
+        rows = [row for row in json.loads(out.with_suffix('.json').read_text())['rows'] if row['what'] == task]
+        parts = {row['candidate']: row['ratio'] for row in rows}
+        assert parts.pop('whole') == 1 and sum(parts.values()) == pytest.approx(1)
+        assert {'LoadImageFromFile', annotations} <= set(parts) and rows[0]['images_per_second'] > 0
 
 
 def test_a_size_that_is_none_is_answered(tool, tmp_path):

@@ -15,8 +15,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from mmengine_plugin.pictures import draw_samples
-from tests.conftest import DETECTION, ROOT, SEGMENTATION
-from tests.test_full_size import link
+from tests.conftest import DETECTION, ROOT, SEGMENTATION, link
 from tools.check_dataset import find_faults
 
 TRAIN = 'data/mini/coco/annotations/instances_train2017.json'
