@@ -101,6 +101,10 @@ class Windows(Order):
 
     Args:
         size: Cells along each side of a window.
+
+    Raises:
+        UserError: When reading or restoring a map that is smaller than a window in either direction. LocalMamba pads
+            it, but windows are then nothing but the map's columns or rows, with zeros in between.
     """
 
     size: int
@@ -119,12 +123,7 @@ class Windows(Order):
         return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
     def _counts(self, height: int, width: int) -> tuple[int, int]:
-        """Windows below and beside each other.
-
-        Raises:
-            UserError: For a map that is smaller than a window in either direction. LocalMamba pads it, but windows
-                are then nothing but the map's columns or rows, with zeros in between.
-        """
+        """Windows below and beside each other."""
         if min(height, width) < self.size:
             raise UserError(
                 f"scan order 'windows{self.size}': a map of {height}x{width} cells is smaller than a window; "

@@ -23,7 +23,7 @@ def blocks(page: str, language: str) -> list[str]:
 def commands(page: str) -> list[list[str]]:
     """The words of each command of a page that runs a program of ``tools/``; ``tools/`` itself is left out."""
     lines = '\n'.join(blocks(page, 'bash')).replace('\\\n', ' ').splitlines()
-    matches = (re.search(r'(?:^|\s)tools/(\w+\.(?:py|sh) .*|doctor.py)$', line) for line in lines)
+    matches = (re.search(r'(?:^|\s)tools/(\w+\.(?:py|sh)(?: .*)?)$', line) for line in lines)
     return [shlex.split(match[1]) for match in matches if match]
 
 
@@ -95,6 +95,17 @@ def test_predictions_are_made_as_they_are_typed(checkout, tool, mini_data):
     for text in blocks('predicting.md', 'python'):
         subprocess.run([sys.executable, '-c', text], cwd=checkout, check=True)
     assert (checkout / 'theirs').is_dir()
+
+
+def test_what_is_said_of_long_sequences_is_what_the_program_says(checkout, tool):
+    printed = []
+    for words in commands('long_sequence.md'):
+        done = tool(*words, cwd=checkout)
+        assert done.returncode == 0, (words, done.stdout[-2000:])
+        printed += done.stdout.splitlines()
+    shown = [line for text in blocks('long_sequence.md', 'text') for line in text.splitlines()]
+    assert len(shown) > 10 and set(shown) <= set(printed)
+    assert (checkout / 'work_dirs/long_sequence.png').is_file()
 
 
 def test_every_message_that_is_quoted_is_asserted_by_a_test():
