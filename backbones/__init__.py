@@ -2,5 +2,6 @@
 
 from .errors import UserError
 from .mambaout import MambaOut, MambaOutClassifier
+from .vmamba import VMamba
 
-__all__ = ['MambaOut', 'MambaOutClassifier', 'UserError']
+__all__ = ['MambaOut', 'MambaOutClassifier', 'UserError', 'VMamba']

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from mmengine.logging import print_log
@@ -10,10 +12,53 @@ from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .errors import UserError
+from .errors import UserError, did_you_mean
 from .weights import load_pretrained
 
 LN_EPS = 1e-6  # of every LayerNorm in the paper's models
+Arch = TypeVar('Arch')
+
+
+def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch], kind: type[Arch]) -> Arch:
+    """The architecture behind a config's ``arch``: a name of ``archs``, or a dict of the arguments of ``kind``.
+
+    Args:
+        model: Whose it is, for messages.
+        arch: From the config.
+        archs: The known sizes.
+        kind: A dataclass.
+
+    Raises:
+        UserError: For an unknown name or key, with the nearest known one; for a key that is missing.
+    """
+    if isinstance(arch, str):
+        if arch not in archs:
+            guess = did_you_mean(arch.removeprefix(f'{model.lower()}_'), archs)  # 'mambaout_tiny' is timm's name
+            raise UserError(f'{model}: unknown arch={arch!r}{guess}; known: {", ".join(archs)}')
+        return archs[arch]
+    if not isinstance(arch, Mapping):
+        raise UserError(f'{model}: arch={arch!r} must be a name or a dict; names: {", ".join(archs)}')
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in arch:
+        if key not in fields:
+            raise UserError(
+                f'{model}: unknown key {key!r} in arch{did_you_mean(key, fields)}; known: {", ".join(fields)}'
+            )
+    for key, field in fields.items():
+        if field.default is dataclasses.MISSING and key not in arch:
+            raise UserError(f'{model}: arch as a dict needs {key!r}')
+    return kind(**arch)
+
+
+def drop_path_rates(model: str, last: float, depths: Sequence[int]) -> Iterator[float]:
+    """Stochastic depth of one block after the other, from 0 for the first to ``last`` for the last.
+
+    Raises:
+        UserError: If ``last`` is no probability below 1.
+    """
+    if not 0 <= last < 1:
+        raise UserError(f'{model}: drop_path_rate={last} must be at least 0 and below 1')
+    return iter(torch.linspace(0, last, sum(depths), device='cpu').tolist())
 
 
 class Stage(nn.Module):
@@ -54,6 +99,8 @@ class PyramidBackbone(BaseModule):
         UserError: If ``out_indices`` or ``frozen_stages`` do not fit the number of stages.
     """
 
+    norm_eps = LN_EPS  # of the output norms
+
     def __init__(
         self,
         stem: nn.Module,
@@ -86,7 +133,7 @@ class PyramidBackbone(BaseModule):
         for stage in self.stages:
             stage.with_cp = with_cp
         self.out_norms = nn.ModuleDict(
-            {str(i): nn.LayerNorm(dims[i], eps=LN_EPS) if out_norm else nn.Identity() for i in self.out_indices}
+            {str(i): nn.LayerNorm(dims[i], eps=self.norm_eps) if out_norm else nn.Identity() for i in self.out_indices}
         )
         self._freeze()
 
