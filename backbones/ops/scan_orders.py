@@ -21,6 +21,8 @@ from ..errors import UserError, did_you_mean
 class Order:
     """What all orders share: maps of any size, dtype and device are read and restored, and so are gradients.
 
+    A kind of order gives ``_read`` and ``_restore``, forwards; what can be a view is one.
+
     Args:
         backward: Read the whole sequence from its end.
     """
