@@ -2,5 +2,6 @@
 
 from .errors import UserError
 from .mambaout import MambaOut, MambaOutClassifier
+from .vit import ViT
 
-__all__ = ['MambaOut', 'MambaOutClassifier', 'UserError']
+__all__ = ['MambaOut', 'MambaOutClassifier', 'UserError', 'ViT']

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, trunc_normal_
@@ -18,8 +17,8 @@ from timm.models.mambaout import MlpHead, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import LN_EPS, PyramidBackbone, Stage
-from .errors import UserError, did_you_mean
+from .base import LN_EPS, PyramidBackbone, Stage, drop_path_rates, get_arch
+from .errors import UserError
 from .ops.gated_cnn import FORMS, form_on, gated_cnn
 
 
@@ -80,31 +79,6 @@ ARCHS = dict(
     base_wide_rw=Arch((3, 4, 27, 3), (128, 256, 512, 768), expansion_ratio=3.0, conv_ratio=1.5, act='silu', **RW),
     base_plus_rw=Arch((3, 4, 30, 3), (128, 256, 512, 768), expansion_ratio=3.0, conv_ratio=1.5, act='silu', **RW),
 )
-
-
-def get_arch(arch: str | Mapping) -> Arch:
-    """The architecture behind a config's ``arch``: a name of ``ARCHS``, or a dict of :class:`Arch`'s arguments.
-
-    Raises:
-        UserError: For an unknown name or key, with the nearest known one.
-    """
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            guess = did_you_mean(arch.removeprefix('mambaout_'), ARCHS)  # 'mambaout_tiny' is timm's name
-            raise UserError(f'MambaOut: unknown arch={arch!r}{guess}; known: {", ".join(ARCHS)}')
-        return ARCHS[arch]
-    if not isinstance(arch, Mapping):
-        raise UserError(f'MambaOut: arch={arch!r} must be a name or a dict; names: {", ".join(ARCHS)}')
-    known = [field.name for field in dataclasses.fields(Arch)]
-    for key in arch:
-        if key not in known:
-            raise UserError(
-                f'MambaOut: unknown key {key!r} in arch{did_you_mean(key, known)}; known: {", ".join(known)}'
-            )
-    for key in ('depths', 'dims'):
-        if key not in arch:
-            raise UserError(f'MambaOut: arch as a dict needs {key!r}, one number per stage')
-    return Arch(**arch)
 
 
 class NHWCConv(nn.Conv2d):
@@ -238,13 +212,11 @@ class MambaOut(PyramidBackbone):
         gated_cnn: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = get_arch(arch)
+        arch = get_arch('MambaOut', arch, ARCHS)
         if gated_cnn not in FORMS:
             forms = '; '.join(f'{name!r}: {what}' for name, what in FORMS.items())
             raise UserError(f'MambaOut: gated_cnn={gated_cnn!r} is none of {forms}')
-        if not 0 <= drop_path_rate < 1:
-            raise UserError(f'MambaOut: drop_path_rate={drop_path_rate} must be at least 0 and below 1')
-        rates = iter(torch.linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist())
+        rates = iter(drop_path_rates('MambaOut', drop_path_rate, sum(arch.depths)))
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
             downsample = Downsample(arch.dims[i - 1], dim, arch) if i else nn.Identity()
@@ -277,7 +249,7 @@ class MambaOutClassifier(MambaOut):
     """
 
     def __init__(self, arch: str | Mapping = 'tiny', num_classes: int = 1000, init_cfg: dict | None = None) -> None:
-        size, norm = get_arch(arch), partial(nn.LayerNorm, eps=LN_EPS)
+        size, norm = get_arch('MambaOut', arch, ARCHS), partial(nn.LayerNorm, eps=LN_EPS)
         last, dim = len(size.dims) - 1, size.dims[-1]
         super().__init__(arch, out_indices=(last,), out_norm=False, init_cfg=init_cfg)
         if size.hidden_norm:
