@@ -212,11 +212,11 @@ class MambaOut(PyramidBackbone):
         gated_cnn: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = get_arch('MambaOut', arch, ARCHS, Arch)
+        arch = get_arch('MambaOut', arch, ARCHS)
         if gated_cnn not in FORMS:
             forms = '; '.join(f'{name!r}: {what}' for name, what in FORMS.items())
             raise UserError(f'MambaOut: gated_cnn={gated_cnn!r} is none of {forms}')
-        rates = drop_path_rates('MambaOut', drop_path_rate, arch.depths)
+        rates = iter(drop_path_rates('MambaOut', drop_path_rate, sum(arch.depths)))
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
             downsample = Downsample(arch.dims[i - 1], dim, arch) if i else nn.Identity()
@@ -249,7 +249,7 @@ class MambaOutClassifier(MambaOut):
     """
 
     def __init__(self, arch: str | Mapping = 'tiny', num_classes: int = 1000, init_cfg: dict | None = None) -> None:
-        size, norm = get_arch('MambaOut', arch, ARCHS, Arch), partial(nn.LayerNorm, eps=LN_EPS)
+        size, norm = get_arch('MambaOut', arch, ARCHS), partial(nn.LayerNorm, eps=LN_EPS)
         last, dim = len(size.dims) - 1, size.dims[-1]
         super().__init__(arch, out_indices=(last,), out_norm=False, init_cfg=init_cfg)
         if size.hidden_norm:

@@ -218,8 +218,8 @@ class VMamba(PyramidBackbone):
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = get_arch('VMamba', arch, ARCHS, Arch)
-        rates = drop_path_rates('VMamba', drop_path_rate, arch.depths)
+        arch = get_arch('VMamba', arch, ARCHS)
+        rates = iter(drop_path_rates('VMamba', drop_path_rate, sum(arch.depths)))
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
             if not i:
