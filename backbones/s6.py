@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,3 +70,17 @@ class MapS6(nn.ModuleList):
         """Maps ``(B, H, W, channels)`` to the same shape and dtype."""
         height, width = x.shape[1:3]
         return sum(order.restore(s6(order.read(x)), height, width) for order, s6 in zip(self.orders, self, strict=True))
+
+
+def draw_weights(part: nn.Module, kinds: type | tuple[type, ...]) -> None:
+    """Draw layers of some kinds from a normal distribution of 0.02, with biases of 0, and each S6 in its own way."""
+
+    def draw(module: nn.Module) -> None:
+        if isinstance(module, S6):
+            module.reset_parameters()
+        elif isinstance(module, kinds):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    part.apply(draw)  # which comes to an S6 after its layers

@@ -12,14 +12,14 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mmengine.registry import MODELS
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import PyramidBackbone, Stage, drop_path_rates, get_arch
 from .errors import UserError
 from .mambaout import NHWCConv
-from .s6 import S6, MapS6
+from .s6 import MapS6, draw_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,17 +231,7 @@ class VMamba(PyramidBackbone):
             stages.append(Stage(downsample, [VSSBlock(dim, arch, next(rates)) for _ in range(depth)]))
         stem = Stem(in_channels, arch.dims[0], arch.vanilla)
         for part in (stem, *stages):
-            part.apply(_initialise)
+            draw_weights(part, nn.Linear)
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
 
     rename = staticmethod(our_names)
-
-
-def _initialise(module: nn.Module) -> None:
-    """Draw weights as the authors do; :meth:`nn.Module.apply` comes to an S6 after its layers."""
-    if isinstance(module, nn.Linear):
-        trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, S6):
-        module.reset_parameters()

@@ -186,8 +186,8 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     """Load a backbone's weights strictly, and say what was loaded and what was not.
 
     Left out on purpose: the classifier (``head.*``) of the published weights and what else the module says that it may
-    be built without, and, where the weights hold none at all, what no published ones do: output norms and rescaling
-    keep their initial values.
+    be built without. Of the parts that the module says are unpublished, output norms for one, those keep their initial
+    values of which the weights hold nothing at all.
 
     Args:
         module: A :class:`backbones.base.Backbone`: its ``rename`` maps published names to its own.
@@ -199,15 +199,14 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     """
     state = module.rename(read_backbone(checkpoint, prefix))
     own = module.state_dict()
-    ours = any(k.startswith(module.unpublished) for k in state)
-    new = [] if ours else [k for k in own if k.startswith(module.unpublished)]
+    new = [part for part in module.unpublished if any(part in k for k in own) and not any(part in k for k in state)]
     dropped = [k for k in state if k not in own and k.startswith(module.unbuilt)]
     fitting = {k: v for k, v in state.items() if k not in set(dropped)}
-    refuse_mismatch(checkpoint, {k: v for k, v in own.items() if k not in set(new)}, fitting)
+    refuse_mismatch(checkpoint, {k: v for k, v in own.items() if not any(part in k for part in new)}, fitting)
     module.load_state_dict(fitting, strict=False)
     print_log(
         f'{type(module).__name__}: {len(fitting)} of {len(own)} tensors loaded from {checkpoint}; '
-        f'initialised: {_families(new)}; not used: {_families(dropped)}',
+        f'initialised: {", ".join(f"{part}*" for part in new) or "nothing"}; not used: {_families(dropped)}',
         logger='current',
     )
 
