@@ -5,7 +5,8 @@
     python tools/get_flops.py configs/imagenet_mambaout.py --cfg-options model.arch=base
 
 A real forward pass on random weights is traced: 1 for a multiply-accumulate, 5 for a value under a LayerNorm, 4 for an
-interpolated one, 0 for a batch norm, which merges into its convolution. Mask R-CNN's box head sees as many proposals as
+interpolated one, 0 for a batch norm, which merges into its convolution, and as VMamba's authors count a selective scan,
+9 for each number of its state and 1 for its skip, per cell. Mask R-CNN's box head sees as many proposals as
 the config asks for, 1000 in the recipe, its mask head 100. UperNet's auxiliary head has parameters but, as when
 testing, no MACs.
 """
@@ -15,11 +16,13 @@ from __future__ import annotations
 import argparse
 import copy
 import doctor  # noqa: F401  (says what to type if an import below fails)
+import math
 import warnings
 from functools import partial
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
@@ -32,8 +35,8 @@ SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048))  # of the paper's tables, by
 # What the convention leaves out: elementwise operators, reductions, pooling, sorting, and those on boxes.
 UNCOUNTED = set(
     'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor add add_ cos div exp feature_dropout fill_ flip gelu '
-    'im2col linspace log log2 lt max_pool2d mean meshgrid mul ne new_ones ones_like pad pow repeat rsub sigmoid sin '
-    'silu softmax sort sqrt sub sum topk unflatten'.split()
+    'im2col linspace log log2 lt max_pool2d mean meshgrid mul ne neg new_ones ones_like pad pow repeat rsub sigmoid '
+    'sin silu softmax sort sqrt sub sum topk unflatten'.split()
 )
 
 
@@ -68,6 +71,7 @@ def count(cfg: Config, height: int, width: int) -> dict:
         model.forward = partial(model.forward, data_samples=samples, mode='tensor')
     analyzer = FlopAnalyzer(model, torch.rand(1, 3, height, width))
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)
+    analyzer.set_op_handle('mambaout::selective_scan', scan_macs)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     with torch.no_grad():
         macs = analyzer.by_module()
@@ -82,6 +86,12 @@ def count(cfg: Config, height: int, width: int) -> dict:
         parts.setdefault('decode_head', dict(params=0, macs=0))['macs'] += rest
     uncounted = {op: n for op, n in analyzer.unsupported_ops().items() if op.split('::')[-1] not in UNCOUNTED}
     return dict(params=params[''], macs=int(macs['']), parts=parts, uncounted=uncounted)
+
+
+def scan_macs(inputs: list, outputs: list) -> int:
+    """MACs of a selective scan of ``u`` ``(B, L, D)`` with ``A`` ``(D, N)`` (mamba's repository, issue #110)."""
+    cells, state = math.prod(get_shape(inputs[0])), get_shape(inputs[2])[1]
+    return cells * (9 * state + 1)
 
 
 def positive(text: str) -> int:
