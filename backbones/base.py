@@ -10,8 +10,9 @@ from typing import TypeVar
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, initialize
-from timm.layers import LayerNorm2d, resample_abs_pos_embed, trunc_normal_
+from timm.layers import LayerNorm2d, trunc_normal_
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .errors import UserError, did_you_mean
@@ -134,8 +135,8 @@ class Backbone(BaseModule):
         return nn.ModuleDict(zip(map(str, self.out_indices), norms, strict=True))
 
     def _map(self, i: int, x: Tensor) -> Tensor:
-        """The map ``(B, C, H, W)`` of stage ``i`` whose cells are ``(B, H, W, C)``."""
-        return self.out_norms[str(i)](x).permute(0, 3, 1, 2).contiguous()
+        """The map ``(B, C, H, W)`` of stage ``i`` whose cells are ``(B, H, W, C)``, in their memory format."""
+        return self.out_norms[str(i)](x).permute(0, 3, 1, 2)
 
     def init_weights(self) -> None:
         """Apply ``init_cfg``; without one, keep what the constructor drew, and say so."""
@@ -231,8 +232,17 @@ class PyramidBackbone(Backbone):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                maps.append(self._map(i, x))
+                maps.append(self._map(i, x).contiguous())
         return tuple(maps)
+
+
+class MaxPool(nn.MaxPool2d):
+    """Max pooling that keeps the cells at the border; PyTorch's own way to keep them compiles anew for odd sizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        padding = (0, -width % self.kernel_size, 0, -height % self.kernel_size)
+        return super().forward(F.pad(x, padding, value=-torch.inf))
 
 
 def rescaling(dim: int, patch_size: int, stride: int) -> nn.Module:
@@ -242,7 +252,7 @@ def rescaling(dim: int, patch_size: int, stride: int) -> nn.Module:
     convolutions is ViTDet's (arXiv 2203.16527), which unlike their batch norm does not depend on the batch.
     """
     if stride > patch_size:
-        return nn.MaxPool2d(stride // patch_size, ceil_mode=True)
+        return MaxPool(stride // patch_size)
     layers = []
     for _ in range(int(math.log2(patch_size // stride))):
         layers += [LayerNorm2d(dim, eps=LN_EPS), nn.GELU(), nn.ConvTranspose2d(dim, dim, 2, stride=2)]
@@ -321,6 +331,20 @@ class IsotropicBackbone(Backbone):
         rescale = (f'rescale.{i}.' for i in range(self.num_stages) if i not in self.out_indices)
         return (*super().unbuilt, *rescale, *(f'blocks.{i}.' for i in range(len(self.blocks), self.depth)))
 
+    def _positions(self, height: int, width: int) -> Tensor:
+        """Learned positions ``(height, width, dim)``, as timm interpolates them, in fp32 under autocast, too.
+
+        By products with a matrix for each axis: the gradient of PyTorch's bicubic interpolation neither compiles for
+        sizes that are symbols nor is the same in each run on CUDA.
+        """
+        grid = math.isqrt(self.pos_embed.shape[1])
+        with torch.autocast(self.pos_embed.device.type, enabled=False):
+            each = torch.eye(grid, dtype=self.pos_embed.dtype, device=self.pos_embed.device)[None, None]
+            rows, columns = (
+                F.interpolate(each, (size, grid), mode='bicubic', antialias=True)[0, 0] for size in (height, width)
+            )
+            return columns @ (rows @ self.pos_embed.view(grid, -1)).view(height, grid, -1)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Maps at strides 4, 8, 16, 32 of any image.
 
@@ -332,13 +356,12 @@ class IsotropicBackbone(Backbone):
         """
         height, width = x.shape[-2:]
         x = self.patch_embed(x)
-        positions = resample_abs_pos_embed(self.pos_embed, x.shape[1:3], num_prefix_tokens=0)
-        x = x + positions.view(1, *x.shape[1:])
+        x = x + self._positions(*x.shape[1:3])
         maps = []
         for i, blocks in enumerate(self.parts[1:]):
             x = run(blocks, x, self.with_cp)
             if i in self.out_indices:
                 cells = self.rescale[str(i)](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-                # those of the last patches that lie beyond the image are left out
-                maps.append(self._map(i, cells[:, : -(-height // STRIDES[i]), : -(-width // STRIDES[i])]))
+                cells = self._map(i, cells)  # those of the last patches that lie beyond the image are left out
+                maps.append(cells[:, :, : -(-height // STRIDES[i]), : -(-width // STRIDES[i])].contiguous())
         return tuple(maps)
