@@ -19,11 +19,12 @@ from backbones import UserError
 from backbones.base import STRIDES, Backbone
 from tests.backbones.conftest import backward, distance, noisy
 
-MAMBAOUT = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 96))
+MAMBAOUT = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 96))  # and VMamba's
 VIT = dict(dim=32, depth=4, heads=2)
 # A backbone's entry: a small configuration for each of its ways to compute. Every test below runs on each.
 SMALL: dict[str, list[dict]] = dict(
-    MambaOut=[dict(arch=MAMBAOUT)],
+    MambaOut=[dict(arch=MAMBAOUT), dict(arch=MAMBAOUT, ssm=['rows', 'columns_reversed'])],
+    VMamba=[dict(arch=MAMBAOUT | dict(vanilla=True)), dict(arch=MAMBAOUT | dict(ssm_ratio=1.0))],
     ViT=[dict(arch=VIT), dict(arch=VIT, causal=True)],
 )
 STEMS = ('stem.', 'patch_embed.', 'pos_embed')  # beginnings of the names of a stem's parameters
@@ -71,11 +72,11 @@ def test_output_norm_is_a_layer_norm_over_channels_of_each_map(build):
     normed = noisy(build()).eval()
     bare = build(out_norm=False).eval()
     bare.load_state_dict({k: v for k, v in normed.state_dict().items() if not k.startswith('out_norms.')})
-    image = torch.randn(1, 3, 64, 96)
+    image, eps = torch.randn(1, 3, 64, 96), 1e-5 if isinstance(normed, backbones.VMamba) else 1e-6
     for i, (a, b) in enumerate(zip(normed(image), bare(image), strict=True)):
         mean, variance = b.mean(1, keepdim=True), b.var(1, keepdim=True, unbiased=False)
         weight, bias = (p.view(1, -1, 1, 1) for p in normed.out_norms[str(i)].parameters())
-        torch.testing.assert_close(a, (b - mean) / (variance + 1e-6).sqrt() * weight + bias)
+        torch.testing.assert_close(a, (b - mean) / (variance + eps).sqrt() * weight + bias)
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 2), (1,)])

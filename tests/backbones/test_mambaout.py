@@ -1,12 +1,17 @@
-"""MambaOut against timm's; what it promises as every backbone does is in ``test_backbones.py``."""
+"""MambaOut against timm's, and with an SSM against the paper's Mamba block.
+
+What it promises as every backbone does is in ``test_backbones.py``.
+"""
 
 import pytest
 import timm
 import torch
+from torch.nn import functional as F
 
 from backbones import MambaOut, UserError
 from backbones.mambaout import ARCHS
 from tests.backbones.conftest import backward, distance, noisy
+from tests.backbones.test_s6 import by_hand
 
 
 @pytest.mark.parametrize('arch', ARCHS)
@@ -42,6 +47,34 @@ def test_drop_path_grows_from_zero_to_its_rate_as_in_timm():
     assert rates[0] == 0 and rates[-1] == pytest.approx(0.3)
 
 
+def test_with_an_ssm_a_block_is_mambas():
+    """Paper, Eq. 2 and 3: SSM(act(conv(z))) instead of conv(z), here with a reading from the other end beside it."""
+    torch.manual_seed(0)
+    model = MambaOut(dict(depths=(1,), dims=(12,)), out_indices=(0,), ssm=['rows', 'rows_reversed'])
+    block, x = noisy(model).double().stages[0].blocks[0], torch.randn(1, 3, 5, 12).double()
+    g, i, c = block.fc1(block.norm(x)).split((32, 20, 12), dim=-1)
+    u = F.gelu(F.conv2d(c.permute(0, 3, 1, 2), block.conv.weight, block.conv.bias, padding=3, groups=12))
+    u = u.flatten(2).transpose(1, 2)[0]
+    mixed = by_hand(block.s6[0], u) + by_hand(block.s6[1], u.flip(0)).flip(0)
+    expected = x + block.fc2(F.gelu(g) * torch.cat((i, mixed.view(1, 3, 5, 12)), dim=-1))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_an_ssm_adds_its_own_parameters_and_changes_no_other():
+    states = []
+    for ssm in (None, [], ['rows']):
+        torch.manual_seed(0)
+        states.append(MambaOut(dict(depths=(1, 1), dims=(8, 16)), out_indices=(0, 1), ssm=ssm).state_dict())
+    plain, empty, mamba = states
+    assert set(plain) == set(empty) == {name for name in mamba if '.s6.' not in name}
+    assert all(torch.equal(plain[name], value) for name, value in empty.items())
+    assert {name: value.shape for name, value in plain.items()}.items() <= {
+        k: v.shape for k, v in mamba.items()
+    }.items()
+    assert torch.equal(mamba['stages.1.blocks.0.s6.0.D'], torch.ones(16))  # as Mamba draws it, not as the other layers
+    assert mamba['stages.1.blocks.0.s6.0.dt_proj.bias'].lt(-2).all()
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
@@ -52,6 +85,9 @@ def test_drop_path_grows_from_zero_to_its_rate_as_in_timm():
         (dict(arch=dict(depths=(1,), dims=(8,), act='relu')), 'not one of gelu, silu'),
         (dict(arch=dict(depths=(1,), dims=(8,), conv_ratio=3)), 'at most expansion_ratio'),
         (dict(arch=dict(depths=(1,), dims=(8,), kernel_size=4)), 'odd and positive'),
+        (dict(ssm='rows'), "ssm='rows' must be a list of scan orders"),
+        (dict(ssm=['rows', 'collumns']), "unknown scan order 'collumns' .did you mean 'columns'"),
+        (dict(ssm=['rows'], gated_cnn='fused'), "gated_cnn='fused' has no SSM"),
     ],
 )
 def test_wrong_arguments_are_answered_with_what_is_right(kwargs, message):

@@ -24,8 +24,10 @@ VANILLA = ((1, 2), 20, 16, 2)  # depths as above, small enough to be computed ce
 LATER = ((1, 2), 20, 1, 2)
 
 
-def official_shapes(depths: tuple[int, ...], dim: int, state: int, ratio: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of an official classifier's weights."""
+def official_shapes(
+    depths: tuple[int, ...], dim: int, state: int, ratio: int, detector: bool = False
+) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights of an official classifier, or of a detector's backbone."""
     vanilla, shapes = state == 16, {}
 
     def norm(name: str, width: int) -> None:
@@ -71,17 +73,18 @@ def official_shapes(depths: tuple[int, ...], dim: int, state: int, ratio: int) -
         elif i < len(depths) - 1:
             conv(f'layers.{i}.downsample.1', width, 2 * width, 3)
             norm(f'layers.{i}.downsample.3', 2 * width)
+        if detector:
+            norm(f'outnorm{i}', width)
+    if detector:
+        return shapes
     norm('classifier.norm', width)
     return shapes | {'classifier.head.weight': (1000, width), 'classifier.head.bias': (1000,)}
 
 
 def official_weights(*size: object, detector: bool = False) -> dict[str, Tensor]:
-    """Random weights of such a classifier, or of the backbone of a detector."""
+    """Such weights, random."""
     torch.manual_seed(0)
-    shapes = official_shapes(*size)
-    if detector:
-        shapes = {k: v for k, v in shapes.items() if not k.startswith('classifier')}
-        shapes |= {f'outnorm{i}.{k}': (size[1] * 2**i,) for i in range(len(size[0])) for k in ('weight', 'bias')}
+    shapes = official_shapes(*size, detector)
     weights = {name: torch.randn(shape) / math.prod(shape[1:]) ** 0.5 for name, shape in shapes.items()}
     return {k: v - 3 if k.endswith('dt_projs_bias') else v for k, v in weights.items()}  # steps that remember
 
