@@ -5,10 +5,9 @@
     python tools/get_flops.py configs/imagenet_mambaout.py --cfg-options model.arch=base
 
 A real forward pass on random weights is traced: 1 for a multiply-accumulate, 5 for a value under a LayerNorm, 4 for an
-interpolated one, 0 for a batch norm, which merges into its convolution, and as VMamba's authors count a selective scan,
-9 for each number of its state and 1 for its skip, per cell. Mask R-CNN's box head sees as many proposals as
-the config asks for, 1000 in the recipe, its mask head 100. UperNet's auxiliary head has parameters but, as when
-testing, no MACs.
+interpolated one, 9 for a number of a selective scan's state, as in VMamba's tables, 0 for a batch norm, which merges into
+its convolution. Mask R-CNN's box head sees as many proposals as the config asks for, 1000 in the recipe, its mask head
+100. UperNet's auxiliary head has parameters but, as when testing, no MACs.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import copy
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import math
 import warnings
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
-from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
@@ -32,12 +31,25 @@ from mmengine_plugin import launch
 from mmengine_plugin.files import write_json
 
 SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048))  # of the paper's tables, by the config's default_scope
-# What the convention leaves out: elementwise operators, reductions, pooling, sorting, and those on boxes.
+# What the convention leaves out: elementwise operators, reductions, pooling, sorting, those on boxes, and the weights
+# by which positions are interpolated, which no image changes.
 UNCOUNTED = set(
-    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor add add_ cos div exp feature_dropout fill_ flip gelu '
-    'im2col linspace log log2 lt max_pool2d mean meshgrid mul ne neg new_ones ones_like pad pow repeat rsub sigmoid '
-    'sin silu softmax sort sqrt sub sum topk unflatten'.split()
+    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ cos div exp eye '
+    'feature_dropout fill_ flip gelu im2col linspace log log2 lt max_pool2d mean meshgrid mul ne neg new_ones '
+    'ones_like pad pow repeat rsub sigmoid silu sin softmax sort sqrt sub sum topk unflatten'.split()
 )
+
+
+def attention(inputs: Sequence[torch._C.Value], outputs: Sequence[torch._C.Value]) -> int:
+    """MACs of both products of softmax attention; a causal mask, as in the paper's Eq. 6, makes them no fewer."""
+    queries, keys, values = (value.type().sizes() for value in inputs[:3])  # (..., tokens, width)
+    return math.prod(queries[:-1]) * keys[-2] * (keys[-1] + values[-1])
+
+
+def selective_scan(inputs: Sequence[torch._C.Value], outputs: Sequence[torch._C.Value]) -> int:
+    """MACs of S6 as VMamba's tables have them: 9 for each number of the state (mamba's repository, issue #110)."""
+    (batch, cells, channels), (_, state) = (inputs[i].type().sizes() for i in (0, 2))
+    return batch * cells * channels * (9 * state + 1)
 
 
 def count(cfg: Config, height: int, width: int) -> dict:
@@ -71,7 +83,8 @@ def count(cfg: Config, height: int, width: int) -> dict:
         model.forward = partial(model.forward, data_samples=samples, mode='tensor')
     analyzer = FlopAnalyzer(model, torch.rand(1, 3, height, width))
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)
-    analyzer.set_op_handle('mambaout::selective_scan', scan_macs)
+    analyzer.set_op_handle('aten::scaled_dot_product_attention', attention)
+    analyzer.set_op_handle('mambaout::selective_scan', selective_scan)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     with torch.no_grad():
         macs = analyzer.by_module()
@@ -86,12 +99,6 @@ def count(cfg: Config, height: int, width: int) -> dict:
         parts.setdefault('decode_head', dict(params=0, macs=0))['macs'] += rest
     uncounted = {op: n for op, n in analyzer.unsupported_ops().items() if op.split('::')[-1] not in UNCOUNTED}
     return dict(params=params[''], macs=int(macs['']), parts=parts, uncounted=uncounted)
-
-
-def scan_macs(inputs: list, outputs: list) -> int:
-    """MACs of a selective scan of ``u`` ``(B, L, D)`` with ``A`` ``(D, N)`` (mamba's repository, issue #110)."""
-    cells, state = math.prod(get_shape(inputs[0])), get_shape(inputs[2])[1]
-    return cells * (9 * state + 1)
 
 
 def positive(text: str) -> int:

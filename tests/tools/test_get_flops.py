@@ -128,6 +128,17 @@ def test_imagenet_figures_are_the_published_ones_and_timms(arch):
         assert products / 1e9 - 0.05 <= macs <= figures['macs'] / 1e9 + 0.05
 
 
+@pytest.mark.parametrize(
+    ('arch', 'causal', 'width'), [('small', False, 384), ('small', True, 384), ('base', False, 768)]
+)
+def test_blocks_of_vit_have_the_macs_of_the_papers_equation_6(arch, causal, width):
+    figures = count(Config(dict(default_scope='mmengine', model=dict(type='ViT', arch=arch, causal=causal))), 208, 320)
+    tokens = 13 * 20
+    products = 12 * width**2 * tokens + 2 * width * tokens**2  # half of its FLOPs
+    assert figures['parts']['blocks']['macs'] == 12 * (products + 2 * 5 * width * tokens)  # two LayerNorms
+    assert figures['uncounted'] == {}
+
+
 def test_an_image_too_small_for_1000_proposals_is_refused():
     with pytest.raises(UserError, match='proposals, not 1000.*--shape'):
         count(Config.fromfile(ROOT / 'configs/mask_rcnn_mambaout_femto.py'), 64, 64)
