@@ -5,9 +5,9 @@
     python tools/get_flops.py configs/imagenet_mambaout.py --cfg-options model.arch=base
 
 A real forward pass on random weights is traced: 1 for a multiply-accumulate, 5 for a value under a LayerNorm, 4 for an
-interpolated one, 9 for a number of a selective scan's state, as in VMamba's tables, 0 for a batch norm, which merges into
-its convolution. Mask R-CNN's box head sees as many proposals as the config asks for, 1000 in the recipe, its mask head
-100. UperNet's auxiliary head has parameters but, as when testing, no MACs.
+interpolated one, 9 for a state of a selective scan at a position, as VMamba's authors count, 0 for a batch norm, which
+merges into its convolution. Mask R-CNN's box head sees as many proposals as the config asks for, 1000 in the recipe,
+its mask head 100. UperNet's auxiliary head has parameters but, as when testing, no MACs.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from functools import partial
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 
 from backbones.errors import UserError
+from backbones.ops import selective_scan
 from mmengine_plugin import launch
 from mmengine_plugin.files import write_json
 
@@ -44,12 +46,6 @@ def attention(inputs: Sequence[torch._C.Value], outputs: Sequence[torch._C.Value
     """MACs of both products of softmax attention; a causal mask, as in the paper's Eq. 6, makes them no fewer."""
     queries, keys, values = (value.type().sizes() for value in inputs[:3])  # (..., tokens, width)
     return math.prod(queries[:-1]) * keys[-2] * (keys[-1] + values[-1])
-
-
-def selective_scan(inputs: Sequence[torch._C.Value], outputs: Sequence[torch._C.Value]) -> int:
-    """MACs of S6 as VMamba's tables have them: 9 for each number of the state (mamba's repository, issue #110)."""
-    (batch, cells, channels), (_, state) = (inputs[i].type().sizes() for i in (0, 2))
-    return batch * cells * channels * (9 * state + 1)
 
 
 def count(cfg: Config, height: int, width: int) -> dict:
@@ -84,7 +80,10 @@ def count(cfg: Config, height: int, width: int) -> dict:
     analyzer = FlopAnalyzer(model, torch.rand(1, 3, height, width))
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)
     analyzer.set_op_handle('aten::scaled_dot_product_attention', attention)
-    analyzer.set_op_handle('mambaout::selective_scan', selective_scan)
+    analyzer.set_op_handle(
+        'mambaout::selective_scan',
+        lambda inputs, outputs: selective_scan.operations(get_shape(inputs[0]), get_shape(inputs[2])),
+    )
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     with torch.no_grad():
         macs = analyzer.by_module()
