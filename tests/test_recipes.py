@@ -5,6 +5,7 @@ its author (repository, issue #251) points to Swin's configs for the rest, adds 
 drop path.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from backbones.mambaout import ARCHS
-from tests.conftest import ROOT, SWIN
+from tests.conftest import CONFIGS, ROOT, SWIN
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
 # what a Runner is built from; other names in a config are only used to write these
@@ -134,6 +135,29 @@ def settings(path: Path) -> dict[str, object]:
 
 def config(head: str, size: str) -> Path:
     return ROOT / f'configs/{head}_mambaout_{size}.py'
+
+
+@cache
+def everything(name: str) -> dict[str, object]:
+    return flat(Config.fromfile(ROOT / f'configs/{name}.py').to_dict())
+
+
+def differences(name: str, other: str) -> set[str]:
+    """The settings in which two configs differ."""
+    a, b = everything(name), everything(other)
+    return {key for key in a | b if a.get(key, ABSENT) != b.get(key, ABSENT)}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_sets_its_backbone_and_channel_lists_and_nothing_else(name):
+    found = differences(name, '_base_/' + ('mask_rcnn_1x' if name.startswith('mask_rcnn') else 'upernet_160k'))
+    channels = {f'model.{part}.in_channels' for part in ('neck', 'decode_head', 'auxiliary_head')}
+    assert {key for key in found if not key.startswith('model.backbone.')} <= channels
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith('_causal')])
+def test_causal_attention_is_one_switch(name):
+    assert differences(name, name.removesuffix('_causal')) == {'model.backbone.causal'}
 
 
 @pytest.mark.parametrize('size', SIZES)
