@@ -27,6 +27,7 @@ def entries():
 COMMON = {
     'MODELS[mmengine.MambaOut]',
     'MODELS[mmengine.MambaOutClassifier]',
+    'MODELS[mmengine.ViT]',
     'OPTIM_WRAPPERS[mmengine.AmpOnCudaOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteAmpOptimWrapper]',
