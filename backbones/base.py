@@ -275,7 +275,7 @@ class IsotropicBackbone(Backbone):
         patch_size: 4, 8, 16 or 32 pixels.
         grid: Height and width, in patches, of the images of the pretraining. Positions are learned on this grid, and
             interpolated bicubically to any other.
-        out_indices: See :class:`Backbone`, like ``frozen_stages`` and ``init_cfg``; the stem are patches and positions.
+        out_indices: See :class:`Backbone`, like ``frozen_stages`` and ``init_cfg``; the stem is patches and positions.
         out_norm: Put a LayerNorm on each returned map.
         frozen_stages: How much is frozen.
         with_cp: Recompute each block in the backward pass instead of keeping its activations.
@@ -292,8 +292,8 @@ class IsotropicBackbone(Backbone):
         patch_embed: nn.Module,
         blocks: Sequence[nn.Module],
         dim: int,
-        patch_size: int = 16,
-        grid: int = 14,
+        patch_size: int,
+        grid: int,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: bool = True,
         frozen_stages: int = -1,

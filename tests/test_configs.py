@@ -10,12 +10,10 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from tests.conftest import ROOT
+from tests.conftest import CONFIGS, ROOT
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
 HEADS = ['mask_rcnn', 'upernet']
-NAMES = sorted(path.stem for head in HEADS for path in (ROOT / 'configs').glob(f'{head}_*.py'))
-NAMES = [name for name in NAMES if not name.endswith('_official')]  # which are the same models
 PAPER_PARAMS = {  # millions: paper, Tables 2 and 3
     'mask_rcnn': dict(tiny=43, small=65, base=100),
     'upernet': dict(tiny=54, small=76, base=112),
@@ -45,7 +43,7 @@ def test_parameters_round_to_the_papers(head, size):
     assert backbone == pytest.approx(dict(femto=5.82, kobe=7.65, tiny=22.91, small=44.85, base=79.37)[size], abs=0.006)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', CONFIGS)
 def test_channel_lists_are_the_backbones(name):
     cfg = load(name)
     with torch.device('meta'):

@@ -5,7 +5,7 @@ its author (repository, issue #251) points to Swin's configs for the rest, adds 
 drop path.
 """
 
-import functools
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from backbones.vmamba import ARCHS as VMAMBAS
 from backbones.vmamba import our_names
 from tests.backbones.test_vmamba import SIZES as OFFICIAL_SIZES
 from tests.backbones.test_vmamba import official_shapes
-from tests.conftest import ROOT, SWIN
+from tests.conftest import CONFIGS, ROOT, SWIN
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
 # what a Runner is built from; other names in a config are only used to write these
@@ -115,6 +115,9 @@ DROP_PATH = {  # Swin-T's is 0.2 and 0.3
 }
 
 
+CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.auxiliary_head.in_channels')
+
+
 def flat(value: object, name: str = '') -> dict[str, object]:
     """A config's settings by their dotted names; a list of numbers is one setting."""
     if isinstance(value, dict) and value:
@@ -126,7 +129,7 @@ def flat(value: object, name: str = '') -> dict[str, object]:
     return {k: v for key, part in items for k, v in flat(part, f'{name}.{key}' if name else str(key)).items()}
 
 
-@functools.cache
+@cache
 def settings(path: Path) -> dict[str, object]:
     """What a Runner sees; upstream's ``_scope_`` marks and all of the backbone but its drop path are left out."""
     cfg = {key: value for key, value in Config.fromfile(path).to_dict().items() if key in SETTINGS}
@@ -140,6 +143,29 @@ def settings(path: Path) -> dict[str, object]:
 
 def config(head: str, size: str) -> Path:
     return ROOT / f'configs/{head}_mambaout_{size}.py'
+
+
+@cache
+def everything(name: str) -> dict[str, object]:
+    return flat(Config.fromfile(ROOT / f'configs/{name}.py').to_dict())
+
+
+def differences(name: str, other: str) -> set[str]:
+    """The settings in which two configs differ."""
+    a, b = everything(name), everything(other)
+    return {key for key in a | b if a.get(key, ABSENT) != b.get(key, ABSENT)}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_sets_its_backbone_and_channel_lists_and_nothing_else(name):
+    found = differences(name, '_base_/' + ('mask_rcnn_1x' if name.startswith('mask_rcnn') else 'upernet_160k'))
+    assert {key for key in found if not key.startswith('model.backbone.')} <= set(CHANNELS)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith(('_causal', '_ssm'))])
+def test_causal_attention_is_one_switch_and_so_is_the_ssm(name):
+    twin, _, switch = name.rpartition('_')
+    assert differences(name, twin) == {f'model.backbone.{switch}'}
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -173,21 +199,6 @@ def test_what_the_paper_names_is_so(head, size):
     assert backbone.init_cfg.checkpoint.split('@')[0] == f'hf-hub:timm/mambaout_{size}.in1k'  # ImageNet-1K weights
     assert 'layer_decay' not in str(ours)  # the author: no layer-wise decay
     assert 8 * ours['train_dataloader.batch_size'] == ours['auto_scale_lr.base_batch_size']  # 8 processes make up 16
-
-
-CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.auxiliary_head.in_channels')
-MODELS_OF = {
-    head: [path for path in sorted((ROOT / 'configs').glob(f'{head}_*.py')) if not path.stem.endswith('_official')]
-    for head in SWIN
-}
-
-
-@pytest.mark.parametrize('path', sum(MODELS_OF.values(), []), ids=lambda path: path.stem)
-def test_all_backbones_sit_in_one_seat(path):
-    head = next(head for head in SWIN if path.stem.startswith(head))
-    seat, mine = settings(config(head, 'tiny')), settings(path)
-    differing = {key for key in seat | mine if seat.get(key, ABSENT) != mine.get(key, ABSENT)}
-    assert differing <= {'model.backbone.drop_path_rate', *CHANNELS}
 
 
 def build(path: Path) -> tuple[Config, torch.nn.Module]:

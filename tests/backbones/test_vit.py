@@ -86,6 +86,15 @@ def test_only_causal_attention_keeps_later_patches_from_earlier_ones(causal):
     assert moved.tolist() == [not causal] * 6 + [True] * 6
 
 
+def test_the_sum_that_blocks_add_to_stays_in_fp32_under_autocast():
+    model, sums = ViT(TINY), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: sums.append(output.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        model(torch.randn(1, 3, 32, 48))
+    assert sums == [torch.float32] * 4
+
+
 def enlarge(x: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
     """Each cell becomes four, each by a matrix of its own."""
     y = torch.einsum('bchw,cdij->bdhiwj', x, convolution.weight) + convolution.bias.view(-1, 1, 1, 1, 1)
