@@ -26,7 +26,7 @@ setup(
     install_requires=[
         'torch>=2.12',
         'torchvision>=0.27',
-        'timm>=1.0.16',
+        'timm>=1.0.26',
         'mmengine>=0.11.0rc3,<1',  # a pre-release by name: pip takes it only so, and 0.10 cannot resume on torch 2.6+
         'mmcv-lite==2.1.0',  # mmdet and mmseg refuse 2.2; a compiled mmcv 2.1.0 has the same Python files
         'mmdet==3.3.0',

@@ -2,5 +2,7 @@
 
 from .errors import UserError
 from .mambaout import MambaOut, MambaOutClassifier
+from .vit import ViT
+from .vmamba import VMamba
 
-__all__ = ['MambaOut', 'MambaOutClassifier', 'UserError']
+__all__ = ['MambaOut', 'MambaOutClassifier', 'UserError', 'VMamba', 'ViT']

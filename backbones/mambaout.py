@@ -1,4 +1,4 @@
-"""MambaOut: gated CNN blocks, a Mamba block without its SSM (arXiv 2405.07992).
+"""MambaOut: gated CNN blocks, a Mamba block without its SSM (arXiv 2405.07992); and with it, to see what it does.
 
 Parameter names are timm's, so that timm's map from the authors' checkpoints is also ours.
 """
@@ -13,14 +13,15 @@ from functools import partial
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
-from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale, trunc_normal_
+from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale
 from timm.models.mambaout import MlpHead, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import LN_EPS, PyramidBackbone, Stage
-from .errors import UserError, did_you_mean
+from .base import LN_EPS, PyramidBackbone, Stage, drop_path_rates, get_arch
+from .errors import UserError
 from .ops.gated_cnn import FORMS, form_on, gated_cnn
+from .s6 import MapS6, draw_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,31 +83,6 @@ ARCHS = dict(
 )
 
 
-def get_arch(arch: str | Mapping) -> Arch:
-    """The architecture behind a config's ``arch``: a name of ``ARCHS``, or a dict of :class:`Arch`'s arguments.
-
-    Raises:
-        UserError: For an unknown name or key, with the nearest known one.
-    """
-    if isinstance(arch, str):
-        if arch not in ARCHS:
-            guess = did_you_mean(arch.removeprefix('mambaout_'), ARCHS)  # 'mambaout_tiny' is timm's name
-            raise UserError(f'MambaOut: unknown arch={arch!r}{guess}; known: {", ".join(ARCHS)}')
-        return ARCHS[arch]
-    if not isinstance(arch, Mapping):
-        raise UserError(f'MambaOut: arch={arch!r} must be a name or a dict; names: {", ".join(ARCHS)}')
-    known = [field.name for field in dataclasses.fields(Arch)]
-    for key in arch:
-        if key not in known:
-            raise UserError(
-                f'MambaOut: unknown key {key!r} in arch{did_you_mean(key, known)}; known: {", ".join(known)}'
-            )
-    for key in ('depths', 'dims'):
-        if key not in arch:
-            raise UserError(f'MambaOut: arch as a dict needs {key!r}, one number per stage')
-    return Arch(**arch)
-
-
 class NHWCConv(nn.Conv2d):
     """A convolution from ``(B, H, W, C)`` to ``(B, H', W', C')``."""
 
@@ -150,17 +126,23 @@ class Downsample(nn.Module):
 class GatedCNNBlock(nn.Module):
     """``x + fc2(act(g) * [i, dwconv(c)])`` with ``g, i, c = fc1(norm(x))`` (paper, Algorithm 1).
 
+    With an SSM, ``s6(act(dwconv(c)))`` is in the place of ``dwconv(c)``: a Mamba block (paper, Figure 1, Eq. 2 and 3).
+
     Args:
         dim: Channels ``C`` of the ``(B, H, W, C)`` input and output.
         arch: Ratios, kernel size, activation and layer scale.
         drop_path: Probability of leaving the branch out, per sample.
         form: Of the branch, one of :data:`backbones.ops.gated_cnn.FORMS`.
+        ssm: The orders in which an S6 each reads; none where there is no SSM.
     """
 
-    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0, form: str = 'auto') -> None:
+    def __init__(
+        self, dim: int, arch: Arch, drop_path: float = 0.0, form: str = 'auto', ssm: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         hidden, convolved = int(arch.expansion_ratio * dim), int(arch.conv_ratio * dim)
         self.form = form
+        self.sizes = [hidden, hidden - convolved, convolved]  # of g, i and c
         self.norm = nn.LayerNorm(dim, eps=LN_EPS)
         self.fc1 = nn.Linear(dim, hidden * 2)
         self.act = ACTS[arch.act]()
@@ -168,9 +150,15 @@ class GatedCNNBlock(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
         self.ls = LayerScale(dim, arch.layer_scale) if arch.layer_scale is not None else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.s6 = MapS6(convolved, ssm) if ssm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = gated_cnn(x, self.norm, self.fc1, self.conv, self.fc2, self.act, self.form)
+        if self.s6 is None:
+            branch = gated_cnn(x, self.norm, self.fc1, self.conv, self.fc2, self.act, self.form)
+        else:
+            g, i, c = self.fc1(self.norm(x)).split(self.sizes, dim=-1)
+            mixed = self.s6(self.act(self.conv(c)))
+            branch = self.fc2(self.act(g) * torch.cat((i, mixed), dim=-1))
         return x + self.drop_path(self.ls(branch))
 
 
@@ -215,6 +203,10 @@ class MambaOut(PyramidBackbone):
         with_cp: Trade compute for memory.
         gated_cnn: How the branch of each block is computed: ``'auto'``, ``'eager'``, ``'fused'`` or ``'triton'``, see
             :data:`backbones.ops.gated_cnn.FORMS`. All are the same function.
+        ssm: Put the SSM back, after the convolution of every block: names of :data:`backbones.ops.scan_orders.ORDERS`.
+            A map is read in each order by an S6 of its own, and what they make of it is summed: ``('rows',)`` is causal
+            as Mamba's, ``('rows', 'columns', 'rows_reversed', 'columns_reversed')`` reads as VMamba does. Blocks are
+            then computed module by module. Published weights hold no S6: it starts at random.
         init_cfg: Where weights come from.
 
     Raises:
@@ -236,27 +228,30 @@ class MambaOut(PyramidBackbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         gated_cnn: str = 'auto',
+        ssm: Sequence[str] | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
-        arch = get_arch(arch)
+        arch = get_arch('MambaOut', arch, ARCHS)
         if gated_cnn not in FORMS:
             forms = '; '.join(f'{name!r}: {what}' for name, what in FORMS.items())
             raise UserError(f'MambaOut: gated_cnn={gated_cnn!r} is none of {forms}')
-        if not 0 <= drop_path_rate < 1:
-            raise UserError(f'MambaOut: drop_path_rate={drop_path_rate} must be at least 0 and below 1')
-        rates = iter(torch.linspace(0, drop_path_rate, sum(arch.depths), device='cpu').tolist())
+        if not isinstance(ssm, list | tuple | None):
+            raise UserError(f"MambaOut: ssm={ssm!r} must be a list of scan orders, such as ['rows']")
+        if ssm and gated_cnn in ('fused', 'triton'):
+            raise UserError(f"MambaOut: gated_cnn={gated_cnn!r} has no SSM; with ssm={ssm}, leave it at 'auto'")
+        rates = iter(drop_path_rates('MambaOut', drop_path_rate, sum(arch.depths)))
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
             downsample = Downsample(arch.dims[i - 1], dim, arch) if i else nn.Identity()
-            stages.append(Stage(downsample, [GatedCNNBlock(dim, arch, next(rates), gated_cnn) for _ in range(depth)]))
+            blocks = [GatedCNNBlock(dim, arch, next(rates), gated_cnn, ssm or ()) for _ in range(depth)]
+            stages.append(Stage(downsample, blocks))
         stem = Stem(in_channels, arch.dims[0], arch)
-        for module in (m for part in (stem, *stages) for m in part.modules()):
-            if isinstance(module, (nn.Conv2d, nn.Linear)):  # as the authors initialise
-                trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+        for part in (stem, *stages):
+            draw_weights(part, (nn.Conv2d, nn.Linear))
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
-        self.gated_cnn = gated_cnn
+        self.gated_cnn = 'eager' if ssm else gated_cnn
 
+    unpublished = (*PyramidBackbone.unpublished, '.s6.')
     rename = staticmethod(our_names)
 
     def init_weights(self) -> None:
@@ -277,7 +272,7 @@ class MambaOutClassifier(MambaOut):
     """
 
     def __init__(self, arch: str | Mapping = 'tiny', num_classes: int = 1000, init_cfg: dict | None = None) -> None:
-        size, norm = get_arch(arch), partial(nn.LayerNorm, eps=LN_EPS)
+        size, norm = get_arch('MambaOut', arch, ARCHS), partial(nn.LayerNorm, eps=LN_EPS)
         last, dim = len(size.dims) - 1, size.dims[-1]
         super().__init__(arch, out_indices=(last,), out_norm=False, init_cfg=init_cfg)
         if size.hidden_norm:

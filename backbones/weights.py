@@ -185,11 +185,12 @@ def read_backbone(checkpoint: str, prefix: str = '') -> dict[str, Tensor]:
 def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> None:
     """Load a backbone's weights strictly, and say what was loaded and what was not.
 
-    Left out on purpose: the classifier (``head.*``) of the published weights, stages and output norms that the module
-    was built without, and, where the weights hold none at all, the output norms, which keep their initial values.
+    Left out on purpose: the classifier (``head.*``) of the published weights and what else the module says that it may
+    be built without. Of the parts that the module says are unpublished, output norms for one, those keep their initial
+    values of which the weights hold nothing at all.
 
     Args:
-        module: A :class:`backbones.base.PyramidBackbone`: its ``rename`` maps published names to its own.
+        module: A :class:`backbones.base.Backbone`: its ``rename`` maps published names to its own.
         checkpoint: ``hf-hub:<repository>``, a URL, or a local ``.pth`` or ``.safetensors`` file.
         prefix: As in :func:`read_backbone`.
 
@@ -198,15 +199,14 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     """
     state = module.rename(read_backbone(checkpoint, prefix))
     own = module.state_dict()
-    with_norms = any(k.startswith('out_norms.') for k in state)
-    new = [] if with_norms else [k for k in own if k.startswith('out_norms.')]
+    new = [part for part in module.unpublished if any(part in k for k in own) and not any(part in k for k in state)]
     dropped = [k for k in state if k not in own and k.startswith(module.unbuilt)]
     fitting = {k: v for k, v in state.items() if k not in set(dropped)}
-    refuse_mismatch(checkpoint, {k: v for k, v in own.items() if k not in set(new)}, fitting)
+    refuse_mismatch(checkpoint, {k: v for k, v in own.items() if not any(part in k for part in new)}, fitting)
     module.load_state_dict(fitting, strict=False)
     print_log(
         f'{type(module).__name__}: {len(fitting)} of {len(own)} tensors loaded from {checkpoint}; '
-        f'initialised: {_families(new)}; not used: {_families(dropped)}',
+        f'initialised: {", ".join(f"{part}*" for part in new) or "nothing"}; not used: {_families(dropped)}',
         logger='current',
     )
 

@@ -3,8 +3,8 @@
 
     python docs/model_table.py
 
-The data file holds the paper's figures, marked as the paper's, and this project's own. A row without params and macs
-has them counted by get_flops.py and added to the file.
+The data file holds figures that the models' authors published, marked as such, and this project's own. A row without
+params and macs has them counted by get_flops.py and added to the file.
 """
 
 import argparse
@@ -21,21 +21,24 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / 'docs/models.csv'
 COLUMNS = {
     'params': 'params (M)',
-    'paper_params': 'params, paper',
+    'published_params': 'params, published',
     'macs': 'MACs (G)',
-    'paper_macs': 'MACs, paper',
-    'paper_box_ap': 'box AP, paper',
-    'paper_box_ap50': '50',
-    'paper_box_ap75': '75',
-    'paper_mask_ap': 'mask AP, paper',
-    'paper_mask_ap50': '50',
-    'paper_mask_ap75': '75',
-    'paper_miou': 'mIoU, paper',
-    'paper_miou_ms': 'multi-scale mIoU, paper',
+    'published_macs': 'MACs, published',
+    'published_box_ap': 'box AP, published',
+    'published_box_ap50': '50',
+    'published_box_ap75': '75',
+    'published_mask_ap': 'mask AP, published',
+    'published_mask_ap50': '50',
+    'published_mask_ap75': '75',
+    'published_miou': 'mIoU, published',
+    'published_miou_ms': 'multi-scale mIoU, published',
     'score': 'ours',
 }
-SHORT = ('params', 'macs', 'paper_box_ap', 'paper_mask_ap', 'paper_miou', 'paper_miou_ms', 'score')
-TABLES = {'README.md': ('', SHORT), 'docs/models.md': ('../', tuple(COLUMNS))}  # where the root is, which columns
+SHORT = ('params', 'macs', 'published_box_ap', 'published_mask_ap', 'published_miou', 'published_miou_ms', 'score')
+TABLES = {  # where the root is, which columns, and what is in the names of the configs
+    'README.md': ('', SHORT, 'mambaout'),
+    'docs/models.md': ('../', tuple(COLUMNS), ''),
+}
 
 
 def measure(config: str) -> dict[str, str]:
@@ -47,14 +50,14 @@ def measure(config: str) -> dict[str, str]:
     return dict(params=f'{figures["params"] / 1e6:.2f}', macs=f'{figures["macs"] / 1e9:.2f}')
 
 
-def tables(rows: list[dict[str, str]], root: str, columns: Sequence[str]) -> str:
+def tables(rows: list[dict[str, str]], root: str, columns: Sequence[str], models: str) -> str:
     """A Markdown table for each task; a score of ours links its log, and is a dash where there is none yet."""
     blocks = []
     for task, other in (('mask_rcnn', 'miou'), ('upernet', '_ap')):
         kept = [key for key in columns if other not in key]
         lines = [['config', *(COLUMNS[key] for key in kept)], ['---'] * (len(kept) + 1)]
         for row in rows:
-            if row['config'].startswith(task):
+            if row['config'].startswith(task) and models in row['config']:
                 score = f'[{row["score"]}]({root}{row["log"]})' if row['score'] else '–'
                 link = f'[{row["config"]}]({root}configs/{row["config"]}.py)'
                 lines.append([link, *(score if key == 'score' else row[key] or '–' for key in kept)])
@@ -62,10 +65,10 @@ def tables(rows: list[dict[str, str]], root: str, columns: Sequence[str]) -> str
     return '\n\n'.join(blocks)
 
 
-def insert(text: str, rows: list[dict[str, str]], root: str, columns: Sequence[str]) -> str:
+def insert(text: str, rows: list[dict[str, str]], *arguments: object) -> str:
     """A document with its tables renewed, between the two marks."""
     start, end = '<!-- models: docs/model_table.py writes this -->\n', '\n<!-- end of models -->'
-    return re.sub(f'({start}).*?({end})', lambda m: m[1] + tables(rows, root, columns) + m[2], text, flags=re.DOTALL)
+    return re.sub(f'({start}).*?({end})', lambda m: m[1] + tables(rows, *arguments) + m[2], text, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -4,6 +4,8 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 
 - ``MODELS['MambaOut']``, ``MODELS['MambaOutClassifier']``: the backbone, and with its classifier
   (:mod:`backbones.mambaout`)
+- ``MODELS['VMamba']``: selective scans in four orders (:mod:`backbones.vmamba`)
+- ``MODELS['ViT']``: fully-visible or causal attention behind the same heads (:mod:`backbones.vit`)
 - ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``: fp16 on CUDA, fp32 elsewhere; it is a ``'FiniteAmpOptimWrapper'`` or a
   ``'FiniteOptimWrapper'``, which take no step by gradients that are not finite (:mod:`mmengine_plugin.optim`)
 - ``LOOPS['ResumableEpochLoop']``, ``LOOPS['ResumableIterLoop']``, ``HOOKS['SafeCheckpointHook']``,

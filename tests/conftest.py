@@ -26,6 +26,8 @@ TIME_LIMIT = 300  # seconds, of any program
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
 SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
+CONFIGS = sorted(path.stem for head in ('mask_rcnn', 'upernet') for path in (ROOT / 'configs').glob(f'{head}_*.py'))
+CONFIGS = [name for name in CONFIGS if not name.endswith('_official')]  # which are other recipes for the same models
 FOLDERS = [ROOT / 'data', ROOT.parent / 'shared/data']  # where real data may be
 # upstream's recipes, to which the paper's author refers
 SWIN = {

@@ -27,6 +27,8 @@ def entries():
 COMMON = {
     'MODELS[mmengine.MambaOut]',
     'MODELS[mmengine.MambaOutClassifier]',
+    'MODELS[mmengine.VMamba]',
+    'MODELS[mmengine.ViT]',
     'OPTIM_WRAPPERS[mmengine.AmpOnCudaOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteAmpOptimWrapper]',

@@ -5,6 +5,7 @@ its author (repository, issue #251) points to Swin's configs for the rest, adds 
 drop path.
 """
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from backbones.mambaout import ARCHS
-from tests.conftest import ROOT, SWIN
+from backbones.vmamba import ARCHS as VMAMBAS
+from backbones.vmamba import our_names
+from tests.backbones.test_vmamba import SIZES as OFFICIAL_SIZES
+from tests.backbones.test_vmamba import official_shapes
+from tests.conftest import CONFIGS, ROOT, SWIN
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
 # what a Runner is built from; other names in a config are only used to write these
@@ -110,6 +115,9 @@ DROP_PATH = {  # Swin-T's is 0.2 and 0.3
 }
 
 
+CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.auxiliary_head.in_channels')
+
+
 def flat(value: object, name: str = '') -> dict[str, object]:
     """A config's settings by their dotted names; a list of numbers is one setting."""
     if isinstance(value, dict) and value:
@@ -121,6 +129,7 @@ def flat(value: object, name: str = '') -> dict[str, object]:
     return {k: v for key, part in items for k, v in flat(part, f'{name}.{key}' if name else str(key)).items()}
 
 
+@cache
 def settings(path: Path) -> dict[str, object]:
     """What a Runner sees; upstream's ``_scope_`` marks and all of the backbone but its drop path are left out."""
     cfg = {key: value for key, value in Config.fromfile(path).to_dict().items() if key in SETTINGS}
@@ -134,6 +143,29 @@ def settings(path: Path) -> dict[str, object]:
 
 def config(head: str, size: str) -> Path:
     return ROOT / f'configs/{head}_mambaout_{size}.py'
+
+
+@cache
+def everything(name: str) -> dict[str, object]:
+    return flat(Config.fromfile(ROOT / f'configs/{name}.py').to_dict())
+
+
+def differences(name: str, other: str) -> set[str]:
+    """The settings in which two configs differ."""
+    a, b = everything(name), everything(other)
+    return {key for key in a | b if a.get(key, ABSENT) != b.get(key, ABSENT)}
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_a_config_sets_its_backbone_and_channel_lists_and_nothing_else(name):
+    found = differences(name, '_base_/' + ('mask_rcnn_1x' if name.startswith('mask_rcnn') else 'upernet_160k'))
+    assert {key for key in found if not key.startswith('model.backbone.')} <= set(CHANNELS)
+
+
+@pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith(('_causal', '_ssm'))])
+def test_causal_attention_is_one_switch_and_so_is_the_ssm(name):
+    twin, _, switch = name.rpartition('_')
+    assert differences(name, twin) == {f'model.backbone.{switch}'}
 
 
 @pytest.mark.parametrize('size', SIZES)
@@ -169,29 +201,78 @@ def test_what_the_paper_names_is_so(head, size):
     assert 8 * ours['train_dataloader.batch_size'] == ours['auto_scale_lr.base_batch_size']  # 8 processes make up 16
 
 
+def build(path: Path) -> tuple[Config, torch.nn.Module]:
+    """A config and its model, without weights."""
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    with torch.device('meta'):
+        return cfg, MODELS.build(cfg.model)
+
+
+def decays(model: torch.nn.Module, optimizer: dict, paramwise: dict) -> dict[str, float]:
+    """The weight decay of each parameter."""
+    wrapper = dict(type='OptimWrapper', optimizer=optimizer, paramwise_cfg=paramwise)
+    groups = build_optim_wrapper(model, wrapper).optimizer.param_groups
+    by_parameter = {id(p): group['weight_decay'] for group in groups for p in group['params']}
+    return {name: by_parameter[id(p)] for name, p in model.named_parameters()}
+
+
+def norms_of(model: torch.nn.Module) -> set[str]:
+    """Names of the norms' parameters."""
+    kinds = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
+    return {f'{m}.{k}' for m, module in model.named_modules() if isinstance(module, kinds) for k in ('weight', 'bias')}
+
+
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('head', SWIN)
 def test_weight_decay_of_every_parameter(head, size):
-    cfg, swin = Config.fromfile(config(head, size)), Config.fromfile(SWIN[head])
-    init_default_scope(cfg.default_scope)
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
-
-    def decays(paramwise) -> dict[str, float]:
-        wrapper = dict(type='OptimWrapper', optimizer=cfg.optim_wrapper.optimizer, paramwise_cfg=paramwise)
-        groups = build_optim_wrapper(model, wrapper).optimizer.param_groups
-        by_parameter = {id(p): group['weight_decay'] for group in groups for p in group['params']}
-        return {name: by_parameter[id(p)] for name, p in model.named_parameters()}
-
-    ours, swins = (decays(c.optim_wrapper.paramwise_cfg) for c in (cfg, swin))
-    norms = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
-    spared = {
-        f'{m}.{k}' for m, module in model.named_modules() if isinstance(module, norms) for k in ('weight', 'bias')
-    }
-    decay = cfg.optim_wrapper.optimizer.weight_decay
+    (cfg, model), swin = build(config(head, size)), Config.fromfile(SWIN[head])
+    optimizer = cfg.optim_wrapper.optimizer
+    ours, swins = (decays(model, optimizer, c.optim_wrapper.paramwise_cfg) for c in (cfg, swin))
+    spared, decay = norms_of(model), optimizer.weight_decay
     assert decay == swin.optim_wrapper.optimizer.weight_decay
     assert ours == {name: 0.0 if name in spared else decay for name in ours}
     # Swin's rule goes by the name 'norm', which the batch norms of UperNet's heads do not have
     differing = {name for name in ours if ours[name] != swins[name]}
     assert differing == {name for name in spared if '.bn.' in name}
     assert bool(differing) == (head == 'upernet')
+
+
+@pytest.mark.parametrize('model', ['vmamba_tiny', 'vmamba_tiny_s1l8', 'mambaout_tiny_ssm'])
+@pytest.mark.parametrize('head', SWIN)
+def test_the_seat_decays_what_an_s6_holds(head, model):
+    cfg, model = build(ROOT / f'configs/{head}_{model}.py')
+    found = decays(model, cfg.optim_wrapper.optimizer, cfg.optim_wrapper.paramwise_cfg)
+    spared = norms_of(model)
+    assert {name for name, decay in found.items() if not decay} == spared
+    for part in ('.A_log', '.D', '.dt_proj.bias'):  # as VMamba's recipe does, which is tested below
+        assert {name for name in found if name.endswith(part)} and not {name for name in spared if name.endswith(part)}
+
+
+@pytest.mark.parametrize('size', VMAMBAS)
+@pytest.mark.parametrize('head', SWIN)
+def test_vmambas_own_recipe_is_swins(head, size):
+    theirs, ours = settings(SWIN[head]), settings(ROOT / f'configs/{head}_vmamba_{size}_official.py')
+    found = {key: ours.get(key, ABSENT) for key in theirs | ours if theirs.get(key, ABSENT) != ours.get(key, ABSENT)}
+    same = ('optim_wrapper.type', 'optim_wrapper.optimizer.lr', f'{DECAY}.norm_decay_mult', f'{DECAY}.custom_keys.norm')
+    expected = {key: our for key, (_, our, _) in DIFFERENCES[head].items() if not key.startswith(same)}
+    widths = list(VMAMBAS[size].dims)
+    expected |= dict(zip(CHANNELS[:1] if head == 'mask_rcnn' else CHANNELS[1:], (widths, widths[2]), strict=False))
+    # the vanilla configs inherit Swin-T's; read in the official repository, {detection,segmentation}/configs/vssm*
+    expected['model.backbone.drop_path_rate'] = (
+        theirs['model.backbone.drop_path_rate']
+        if VMAMBAS[size].vanilla
+        else dict(tiny=0.2, small=0.3, base=0.6)[size.split('_')[0]]
+    )
+    assert found == {key: value for key, value in expected.items() if theirs.get(key, ABSENT) != value}
+
+
+@pytest.mark.parametrize('size', ['tiny', 'tiny_s1l8'])
+@pytest.mark.parametrize('head', SWIN)
+def test_vmambas_own_recipe_spares_what_the_official_names_call_a_norm(head, size):
+    cfg, model = build(ROOT / f'configs/{head}_vmamba_{size}_official.py')
+    found = decays(model, cfg.optim_wrapper.optimizer, cfg.optim_wrapper.paramwise_cfg)
+    shapes = official_shapes(*OFFICIAL_SIZES[size], detector=True)
+    official = {name: torch.empty(shape, device='meta') for name, shape in shapes.items()}
+    spared = {f'backbone.{ours}' for name in official if 'norm' in name for ours in our_names({name: official[name]})}
+    assert {name for name, decay in found.items() if not decay} == spared

@@ -5,9 +5,9 @@
     python tools/get_flops.py configs/imagenet_mambaout.py --cfg-options model.arch=base
 
 A real forward pass on random weights is traced: 1 for a multiply-accumulate, 5 for a value under a LayerNorm, 4 for an
-interpolated one, 0 for a batch norm, which merges into its convolution. Mask R-CNN's box head sees as many proposals as
-the config asks for, 1000 in the recipe, its mask head 100. UperNet's auxiliary head has parameters but, as when
-testing, no MACs.
+interpolated one, 9 for a state of a selective scan at a position, as VMamba's authors count, 0 for a batch norm, which
+merges into its convolution. Mask R-CNN's box head sees as many proposals as the config asks for, 1000 in the recipe,
+its mask head 100. UperNet's auxiliary head has parameters but, as when testing, no MACs.
 """
 
 from __future__ import annotations
@@ -15,26 +15,37 @@ from __future__ import annotations
 import argparse
 import copy
 import doctor  # noqa: F401  (says what to type if an import below fails)
+import math
 import warnings
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 
 from backbones.errors import UserError
+from backbones.ops import selective_scan
 from mmengine_plugin import launch
 from mmengine_plugin.files import write_json
 
 SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048))  # of the paper's tables, by the config's default_scope
-# What the convention leaves out: elementwise operators, reductions, pooling, sorting, and those on boxes.
+# What the convention leaves out: elementwise operators, reductions, pooling, sorting, those on boxes, and the weights
+# by which positions are interpolated, which no image changes.
 UNCOUNTED = set(
-    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor add add_ cos div exp feature_dropout fill_ flip gelu '
-    'im2col linspace log log2 lt max_pool2d mean meshgrid mul ne new_ones ones_like pad pow repeat rsub sigmoid sin '
-    'silu softmax sort sqrt sub sum topk unflatten'.split()
+    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ cos div exp eye '
+    'feature_dropout fill_ flip gelu im2col linspace log log2 lt max_pool2d mean meshgrid mul ne neg new_ones '
+    'ones_like pad pow repeat rsub sigmoid silu sin softmax sort sqrt sub sum topk unflatten'.split()
 )
+
+
+def attention(inputs: Sequence[torch._C.Value], outputs: Sequence[torch._C.Value]) -> int:
+    """MACs of both products of softmax attention; a causal mask, as in the paper's Eq. 6, makes them no fewer."""
+    queries, keys, values = (value.type().sizes() for value in inputs[:3])  # (..., tokens, width)
+    return math.prod(queries[:-1]) * keys[-2] * (keys[-1] + values[-1])
 
 
 def count(cfg: Config, height: int, width: int) -> dict:
@@ -68,6 +79,11 @@ def count(cfg: Config, height: int, width: int) -> dict:
         model.forward = partial(model.forward, data_samples=samples, mode='tensor')
     analyzer = FlopAnalyzer(model, torch.rand(1, 3, height, width))
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)
+    analyzer.set_op_handle('aten::scaled_dot_product_attention', attention)
+    analyzer.set_op_handle(
+        'mambaout::selective_scan',
+        lambda inputs, outputs: selective_scan.operations(get_shape(inputs[0]), get_shape(inputs[2])),
+    )
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     with torch.no_grad():
         macs = analyzer.by_module()

@@ -16,7 +16,7 @@ from torch import nn
 from backbones import MambaOut, MambaOutClassifier, UserError
 from backbones.mambaout import ARCHS, our_names
 from backbones.mambaout import authors_names as names_of_the_authors
-from backbones.weights import SHA256, read_checkpoint
+from backbones.weights import SHA256, load_pretrained, read_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -189,6 +189,31 @@ def test_some_output_norms_are_all_or_none(published, tmp_path):
     torch.save(ours, path)
     init_cfg = dict(type='Pretrained', checkpoint=str(path))
     MambaOut('femto', out_indices=(1, 2), init_cfg=init_cfg).init_weights()  # without those that it does not build
+
+
+def test_published_weights_load_around_an_ssm_which_is_all_or_none(published, tmp_path):
+    MMLogger.get_instance('test_ssm', log_file=str(tmp_path / 'log'))
+    torch.save(published, path := tmp_path / 'model.pth')
+    model = MambaOut('femto', ssm=['rows'], init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    before = model.state_dict()['stages.0.blocks.0.s6.0.dt_proj.bias'].clone()
+    model.init_weights()
+    state = model.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in published.items() if not k.startswith('head.'))
+    assert torch.equal(state['stages.0.blocks.0.s6.0.dt_proj.bias'], before)
+    assert 'initialised: out_norms.*, .s6.*; not used: head.*' in (tmp_path / 'log').read_text()
+
+    torch.save(state, path)
+    assert load_error(MambaOut('femto'), path).startswith('unexpected stages.0.blocks.0.s6.0.A_log')
+    del state['stages.1.blocks.2.s6.0.D']
+    torch.save(state, path)
+    assert load_error(model, path).startswith('missing stages.1.blocks.2.s6.0.D.')
+
+
+def load_error(model: MambaOut, path: Path) -> str:
+    """What is wrong with the weights in a file."""
+    with pytest.raises(UserError) as caught:
+        load_pretrained(model, str(path))
+    return str(caught.value).split('do not fit the model: ')[1]
 
 
 def test_the_backbone_of_a_whole_detector_is_taken_with_its_output_norms(published, tmp_path):

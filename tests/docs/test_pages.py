@@ -58,7 +58,9 @@ def on_one_process(program: str, *arguments: str) -> list[str]:
     return [python, *arguments]
 
 
-@pytest.mark.parametrize('words', [c for c in commands('training.md') if c[0] != 'soak.py'], ids=' '.join)
+@pytest.mark.parametrize(
+    'words', [c for page in ('training.md', 'models.md') for c in commands(page) if c[0] != 'soak.py'], ids=' '.join
+)
 def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, tool):
     """Its arguments, config and options are right; this machine need have neither."""
     done = tool(*on_one_process(*words), cwd=checkout)
@@ -67,7 +69,8 @@ def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, to
 
 
 @pytest.mark.parametrize(
-    ('page', 'text'), [(page, text) for page in ('inheriting.md', 'training.md') for text in blocks(page, 'python')]
+    ('page', 'text'),
+    [(page, text) for page in ('inheriting.md', 'models.md', 'training.md') for text in blocks(page, 'python')],
 )
 def test_a_config_that_is_shown_builds(page, text, tmp_path):
     (tmp_path / 'mine.py').write_text(text)
@@ -75,7 +78,7 @@ def test_a_config_that_is_shown_builds(page, text, tmp_path):
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    assert type(model.backbone).__name__ == 'MambaOut'
+    assert type(model.backbone).__name__ == ('VMamba' if page == 'models.md' else 'MambaOut')
 
 
 def test_predictions_are_made_as_they_are_typed(checkout, tool, mini_data):

@@ -76,7 +76,7 @@ def test_the_environment_of_the_tests_fits(tool):
         (dict(ftfy=None, regex=None), ['not installed: ftfy, regex', 'pip install "ftfy" "regex"']),
         (dict(mmengine='0.10.7'), ['mmengine 0.10.7 is installed', 'pip install "mmengine', '0.11.0rc3', 'setuptools']),
         (dict(mmengine='0.11.0rc2'), ['mmengine 0.11.0rc2 is installed', 'pip install "mmengine']),
-        (dict(timm='1.0.9'), ['timm 1.0.9 is installed', 'pip install "timm>=1.0.16"']),
+        (dict(timm='1.0.9'), ['timm 1.0.9 is installed', 'pip install "timm>=1.0.26"']),
         ({'mmcv-lite': '2.2.0'}, ['mmdet and mmsegmentation refuse 2.2', 'pip install "mmcv-lite==2.1.0"']),
         ({'mmcv-lite': None, 'mmcv': '2.2.0'}, ['refuse 2.2', 'pip uninstall -y mmcv', 'install "mmcv-lite==2.1.0"']),
         (dict(mmcv='2.1.0'), ['lie over each other', 'uninstall -y mmcv mmcv-lite', 'install "mmcv-lite==2.1.0"']),

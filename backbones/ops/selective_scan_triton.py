@@ -1,0 +1,248 @@
+"""The passes of :mod:`.selective_scan` as Triton kernels.
+
+A program walks through one chunk of one sequence, with the states of a block of channels in its registers. ``A`` is
+``(N, D)`` and for exp2. States and sums are in single precision.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .selective_scan import LOG2E
+
+BLOCK = 32  # channels: one for each thread of a warp
+HISTORY = 2**27  # values: states of all positions that are in memory at once
+
+
+@triton.jit
+def _softplus(x):
+    """``log(1 + exp(x))``, with what the sum rounds off: steps may be small beside 1."""
+    e = tl.exp(-tl.abs(x))
+    sum = 1 + e
+    return tl.maximum(x, 0.0) + tl.log(sum) + (e - (sum - 1)) / sum
+
+
+@triton.jit
+def _load(ptr, row, column, columns):
+    """Some columns of a row, with zeros outside."""
+    return tl.load(ptr + row * columns + column, column < columns, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _tile(D, N, NP: tl.constexpr, W: tl.constexpr):
+    """States, channels, where both are in a matrix ``(N, D)``, and which of them there are."""
+    state, channel = tl.arange(0, NP), tl.program_id(1) * W + tl.arange(0, W)
+    where = state[:, None] * D + channel[None, :]
+    return state, channel, where, (state < N)[:, None] & (channel < D)[None, :]
+
+
+@triton.jit
+def _positions(own, L, steps, chunks):
+    """The first row of a chunk, and behind its last one."""
+    start = own % chunks * steps
+    first = own // chunks * L
+    return first + start, first + tl.minimum(start + steps, L)
+
+
+@triton.jit
+def _scan_kernel(
+    u_ptr,
+    delta_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    bias_ptr,
+    states_ptr,  # (batch, chunks, N, D)
+    total_ptr,  # (batch, chunks, D)
+    y_ptr,
+    history_ptr,  # (chunks, steps, N, D)
+    first,  # chunk of history
+    L,
+    steps,
+    chunks,
+    D,
+    N,
+    NP: tl.constexpr,
+    W: tl.constexpr,
+):
+    """Walk through a chunk.
+
+    With ``total_ptr`` from zero, to write the state at its end as the next chunk's, and the sum of ``delta``; without
+    from its own state, to write ``y``, or into ``history`` the states before each step.
+    """
+    state, channel, where, within = _tile(D, N, NP, W)
+    own = first + tl.program_id(0).to(tl.int64)
+    start, end = _positions(own, L, steps, chunks)
+    A = tl.load(A_ptr + where, within, 0.0)
+    bias = _load(bias_ptr, 0, channel, D)
+    total = tl.zeros((W,), tl.float32)
+    if total_ptr is not None:
+        h = tl.zeros((NP, W), tl.float32)
+    else:
+        h = tl.load(states_ptr + own * N * D + where, within, 0.0)
+    for row in range(start, end):
+        if history_ptr is not None:
+            tl.store(history_ptr + ((own - first) * steps + row - start) * N * D + where, h, within)
+        u, delta = _load(u_ptr, row, channel, D), _softplus(_load(delta_ptr, row, channel, D) + bias)
+        h = tl.exp2(delta[None, :] * A) * h + _load(B_ptr, row, state, N)[:, None] * (delta * u)[None, :]
+        total += delta
+        if y_ptr is not None:
+            y = tl.sum(_load(C_ptr, row, state, N)[:, None] * h, 0) + _load(D_ptr, 0, channel, D) * u
+            tl.store(y_ptr + row * D + channel, y, channel < D)
+    if total_ptr is not None:
+        tl.store(total_ptr + own * D + channel, total, channel < D)
+        if (own + 1) % chunks > 0:
+            tl.store(states_ptr + (own + 1) * N * D + where, h, within)
+
+
+@triton.jit
+def _carry_kernel(A_ptr, states_ptr, total_ptr, chunks, D, N, REVERSE: tl.constexpr, NP: tl.constexpr, W: tl.constexpr):
+    """Walk over the chunks of a sequence, and add to what each hands on what it was handed itself."""
+    _, channel, where, within = _tile(D, N, NP, W)
+    A = tl.load(A_ptr + where, within, 0.0)
+    h = tl.zeros((NP, W), tl.float32)
+    for i in range(1, chunks):
+        if REVERSE:
+            own = (tl.program_id(0) + 1).to(tl.int64) * chunks - 1 - i
+            before = own + 1
+        else:
+            own = tl.program_id(0).to(tl.int64) * chunks + i
+            before = own - 1
+        ptr = states_ptr + own * N * D + where
+        h = tl.exp2(_load(total_ptr, before, channel, D)[None, :] * A) * h + tl.load(ptr, within, 0.0)
+        tl.store(ptr, h, within)
+
+
+@triton.jit
+def _adjoint_kernel(
+    grad_ptr,
+    u_ptr,
+    delta_ptr,
+    A_ptr,
+    B_ptr,
+    C_ptr,
+    D_ptr,
+    bias_ptr,
+    grad_states_ptr,  # of the states that chunks end with, (batch, chunks, N, D)
+    total_ptr,
+    history_ptr,
+    grad_u_ptr,
+    grad_delta_ptr,
+    grad_A_ptr,  # (batch, chunks, N, D)
+    grad_D_ptr,  # (batch, chunks, D)
+    grad_bias_ptr,
+    grad_B_ptr,  # (batch, L, blocks of channels, N)
+    grad_C_ptr,
+    first,
+    L,
+    steps,
+    chunks,
+    D,
+    N,
+    NP: tl.constexpr,
+    W: tl.constexpr,
+):
+    """Walk through a chunk from its end.
+
+    With ``total_ptr`` from zero, to write the gradient of the state at its start as that of the chunk before, and the
+    sum of ``delta``; without from its own, to write all gradients.
+    """
+    state, channel, where, within = _tile(D, N, NP, W)
+    own = first + tl.program_id(0).to(tl.int64)
+    start, end = _positions(own, L, steps, chunks)
+    A = tl.load(A_ptr + where, within, 0.0)
+    bias, skip = _load(bias_ptr, 0, channel, D), _load(D_ptr, 0, channel, D)
+    total, grad_D, grad_bias = tl.zeros((W,), tl.float32), tl.zeros((W,), tl.float32), tl.zeros((W,), tl.float32)
+    g, grad_A = tl.zeros((NP, W), tl.float32), tl.zeros((NP, W), tl.float32)
+    if total_ptr is None:
+        g = tl.load(grad_states_ptr + own * N * D + where, within, 0.0)
+    for i in range(start, end):
+        row = start + end - 1 - i
+        grad, raw = _load(grad_ptr, row, channel, D), _load(delta_ptr, row, channel, D) + bias
+        delta = _softplus(raw)
+        decay = tl.exp2(delta[None, :] * A)
+        g += _load(C_ptr, row, state, N)[:, None] * grad[None, :]
+        if total_ptr is not None:
+            total += delta
+            g *= decay
+        else:
+            u, B = _load(u_ptr, row, channel, D), _load(B_ptr, row, state, N)
+            before = tl.load(history_ptr + ((own - first) * steps + row - start) * N * D + where, within, 0.0)
+            h = decay * before + B[:, None] * (delta * u)[None, :]
+            part = (row * tl.num_programs(1) + tl.program_id(1)) * N + state
+            tl.store(grad_C_ptr + part, tl.sum(h * grad[None, :], 1), state < N)
+            tl.store(grad_B_ptr + part, tl.sum(g * (delta * u)[None, :], 1), state < N)
+            grad_input = tl.sum(g * B[:, None], 0)  # of delta * u
+            g *= decay  # of the state before
+            grad_exponent = g * before  # of delta * A
+            grad_delta = (tl.sum(grad_exponent * A, 0) * 0.6931471805599453 + grad_input * u) * tl.sigmoid(raw)
+            tl.store(grad_u_ptr + row * D + channel, delta * grad_input + skip * grad, channel < D)
+            tl.store(grad_delta_ptr + row * D + channel, grad_delta, channel < D)
+            grad_A += grad_exponent * delta[None, :]
+            grad_D += grad * u
+            grad_bias += grad_delta
+    if total_ptr is not None:
+        tl.store(total_ptr + own * D + channel, total, channel < D)
+        if own % chunks > 0:
+            tl.store(grad_states_ptr + (own - 1) * N * D + where, g, within)
+    else:
+        tl.store(grad_A_ptr + own * N * D + where, grad_A, within)
+        tl.store(grad_D_ptr + own * D + channel, grad_D, channel < D)
+        tl.store(grad_bias_ptr + own * D + channel, grad_bias, channel < D)
+
+
+def _prepare(chunks: int, u: Tensor, delta: Tensor, A: Tensor, *others: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Inputs as the kernels take them, and memory for what chunks hand on: states, from zero, and sums of ``delta``."""
+    A = A.float().T * LOG2E
+    inputs = [tensor.contiguous() for tensor in (u, delta, A, *others)]
+    return inputs, A.new_zeros(len(u), chunks, *A.shape), A.new_empty(len(u), chunks, A.shape[1])
+
+
+def _launch(u: Tensor, states: Tensor, steps: int) -> tuple[int, tuple[int, ...], dict]:
+    """Blocks of channels, sizes and constants for the kernels."""
+    _, chunks, count, channels = states.shape
+    constants = dict(NP=triton.next_power_of_2(count), W=BLOCK, num_warps=1)
+    return triton.cdiv(channels, BLOCK), (u.shape[1], steps, chunks, channels, count), constants
+
+
+def scan(*inputs: Tensor, chunks: int, steps: int) -> tuple[Tensor, Tensor]:
+    """The scan of the tensors of :func:`.selective_scan.scan`, and the states that chunks start from."""
+    inputs, states, total = _prepare(chunks, *inputs)
+    u, _, A, *_ = inputs
+    y, (blocks, sizes, constants) = torch.empty_like(u), _launch(u, states, steps)
+    grid = len(u) * chunks, blocks
+    with torch.cuda.device_of(u):  # Triton takes the current one
+        _scan_kernel[grid](*inputs, states, total, None, None, 0, *sizes, **constants)
+        _carry_kernel[(len(u), blocks)](A, states, total, *sizes[2:], REVERSE=False, **constants)
+        _scan_kernel[grid](*inputs, states, None, y, None, 0, *sizes, **constants)
+    return y, states
+
+
+def scan_backward(grad: Tensor, states: Tensor, *inputs: Tensor, steps: int) -> tuple[Tensor, ...]:
+    """Gradients of the tensors that :func:`scan` takes; ``states`` are those that it returned."""
+    inputs, grad_states, total = _prepare(states.shape[1], *inputs)
+    (u, delta, A, *_), (blocks, sizes, constants) = inputs, _launch(inputs[0], states, steps)
+    (batch, length, channels), programs, count = u.shape, total[..., 0].numel(), len(A)
+    each = max(HISTORY // (steps * count * channels), 1)  # chunks whose states are in memory at once
+    history = states.new_empty(min(each, programs), steps, count, channels)
+    by_chunk = [torch.empty_like(x) for x in (states, total, total)]  # of A, D and the bias
+    by_block = [states.new_empty(batch, length, blocks, count) for _ in range(2)]  # of B and C
+    grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
+    grads = grad_u, grad_delta, *by_chunk, *by_block
+    inputs = grad, *inputs
+    with torch.cuda.device_of(u):
+        _adjoint_kernel[(programs, blocks)](
+            *inputs, grad_states, total, None, *[None] * len(grads), 0, *sizes, **constants
+        )
+        _carry_kernel[(batch, blocks)](A, grad_states, total, *sizes[2:], REVERSE=True, **constants)
+        for first in range(0, programs, each):
+            grid = min(each, programs - first), blocks
+            _scan_kernel[grid](*inputs[1:], states, None, None, history, first, *sizes, **constants)
+            _adjoint_kernel[grid](*inputs, grad_states, None, history, *grads, first, *sizes, **constants)
+    grad_A, grad_D, grad_bias = (part.sum((0, 1)) for part in by_chunk)
+    grad_B, grad_C = (part.sum(2) for part in by_block)
+    return grad_u, grad_delta, grad_A.T, grad_B, grad_C, grad_D, grad_bias

@@ -1,0 +1,287 @@
+"""All forms of the selective scan are one function, which is exact over long sequences and keeps little.
+
+Where there is no GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
+"""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.analysis.jit_handles import get_shape
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from backbones import UserError
+from backbones.ops import selective_scan as module
+from backbones.ops.selective_scan import selective_scan
+from tests.conftest import ROOT
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+NAMES = 'u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias'
+SHAPES = {  # batch, L, D, N
+    'one state': (2, 11, 5, 1),
+    'sixteen states': (1, 7, 3, 16),
+    'states that are no power of 2, channels of several blocks': (1, 5, 70, 3),
+    'chunks that are all full': (1, 9, 2, 2),
+    'one position': (2, 1, 4, 3),
+}
+
+
+def make(batch: int, length: int, channels: int, states: int, dtype: torch.dtype = torch.float) -> list[Tensor]:
+    """Inputs of usual sizes: decays from about 0.3 to 1."""
+    torch.manual_seed(0)
+    u, delta = (torch.randn(batch, length, channels) for _ in range(2))
+    B, C = (torch.randn(batch, length, states) for _ in range(2))
+    A = -torch.arange(1.0, states + 1) * (0.5 + torch.rand(channels, states))
+    D, bias = torch.randn(channels), torch.empty(channels).uniform_(math.log(1e-3), math.log(1e-1))
+    inputs = u, delta, A, B, C, D, bias
+    return [tensor.to(DEVICE, dtype).requires_grad_() for tensor in inputs]
+
+
+def loop(grad: Tensor, *inputs: Tensor) -> list[Tensor]:
+    """The output and the gradients of all inputs, position by position, in double precision."""
+    grad, u, delta, A, B, C, D, bias = (tensor.detach().double() for tensor in (grad, *inputs))
+    raw = delta + bias
+    step = torch.logaddexp(raw, torch.zeros_like(raw))
+    decay = torch.exp(step[..., None] * A)
+    enters, leaves = (step * u)[..., None] * B[:, :, None], grad[..., None] * C[:, :, None]
+    h = [torch.zeros_like(enters[:, 0])]
+    for a, x in zip(decay.unbind(1), enters.unbind(1), strict=True):
+        h.append(a * h[-1] + x)
+    before, h = torch.stack(h[:-1], 1), torch.stack(h[1:], 1)
+    g, behind = [], torch.zeros_like(enters[:, 0])
+    for a, x in zip(reversed(decay.unbind(1)), reversed(leaves.unbind(1)), strict=True):
+        g.append(behind + x)
+        behind = a * g[-1]
+    g = torch.stack(g[::-1], 1)
+    grad_exponent = g * before * decay
+    grad_enters = (g * B[:, :, None]).sum(-1)
+    grad_delta = ((grad_exponent * A).sum(-1) + grad_enters * u) * torch.sigmoid(raw)
+    return [
+        (C[:, :, None] * h).sum(-1) + D * u,
+        grad_enters * step + D * grad,
+        grad_delta,
+        (grad_exponent * step[..., None]).sum((0, 1)),
+        (g * (step * u)[..., None]).sum(2),
+        (grad[..., None] * h).sum(2),
+        (grad * u).sum((0, 1)),
+        grad_delta.sum((0, 1)),
+    ]
+
+
+def outputs(grad: Tensor, *inputs: Tensor, form: str) -> list[Tensor]:
+    """The output and the gradients of all inputs."""
+    y = selective_scan(*inputs, form=form)
+    return [y, *torch.autograd.grad(y, inputs, grad.to(y.dtype))]
+
+
+def assert_close(ours: list[Tensor], exact: list[Tensor], tolerance: float) -> None:
+    """By the L2 norm of the difference, relative to that of the exact values."""
+    for name, value, expected in zip(('output', *NAMES), ours, exact, strict=True):
+        assert value.shape == expected.shape, name
+        assert (value.double() - expected).norm() <= tolerance * expected.norm(), name
+
+
+@pytest.mark.parametrize('parts', [False, True], ids=['at once', 'in parts'])
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('form', ['reference', 'chunked', 'triton'])
+def test_it_is_the_recurrence(form, shape, parts, monkeypatch):
+    if parts:
+        monkeypatch.setattr(module, 'PART', 1)
+        monkeypatch.setattr('backbones.ops.selective_scan_triton.HISTORY', 1)
+    inputs = make(*SHAPES[shape])
+    grad = torch.randn_like(inputs[0])
+    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-5)
+    inputs = make(*SHAPES[shape], dtype=torch.double)
+    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-14)
+
+
+@pytest.mark.parametrize('states', [1, 16])
+def test_over_the_longest_sequence_of_a_detector_it_is_exact(states):
+    """Cells of a map of stride 4 of an image of 800x1280 pixels."""
+    inputs = make(1, 200 * 320, 4, states)
+    grad = torch.randn_like(inputs[0])
+    assert_close(outputs(grad, *inputs, form='chunked'), loop(grad, *inputs), 1e-5)
+
+
+@pytest.mark.parametrize('states', [1, 3])
+def test_its_gradients_are_those_of_finite_differences(states):
+    assert torch.autograd.gradcheck(selective_scan, make(2, 5, 2, states, torch.double))
+
+
+@pytest.mark.parametrize('form', ['reference', 'chunked', 'triton'])
+def test_of_constants_it_is_a_geometric_series(form):
+    length, ones, rates = 12, torch.ones(1, 12, 1, device=DEVICE), torch.tensor([-0.1, -1.0, -50.0], device=DEVICE)
+    bias = torch.tensor([math.log(math.e - 1)] * 3, device=DEVICE)  # softplus makes 1 of it
+    y = selective_scan(ones.expand(-1, -1, 3), ones.expand(-1, -1, 3) * 0, rates[:, None], ones, ones, None, bias, form)
+    t = torch.arange(1.0, length + 1, device=DEVICE)[:, None]
+    torch.testing.assert_close(y[0], (1 - torch.exp(t * rates)) / (1 - torch.exp(rates)))
+
+
+@pytest.mark.parametrize('form', ['reference', 'chunked', 'triton'])
+def test_without_steps_only_the_skip_is_left(form):
+    u, delta, A, B, C, D, _ = make(1, 10, 3, 2)
+    assert torch.equal(selective_scan(u, delta - 1e4, A, B, C, D, form=form), D * u)
+    assert selective_scan(u, delta - 1e4, A, B, C, form=form).abs().max() == 0
+
+
+@pytest.mark.parametrize('form', ['chunked', 'triton'])
+@pytest.mark.parametrize('scale', [1e-30, 1e30])
+def test_decays_of_all_sizes_give_finite_results(form, scale):
+    """Products of decays reach 0 and 1; whoever divides by them gets infinities."""
+    inputs = make(1, 10, 3, 2)
+    inputs[2] = (inputs[2] * scale).detach().requires_grad_()
+    grad = torch.ones_like(inputs[0])
+    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-5)
+
+
+@pytest.mark.parametrize('form, length', [('chunked', 5000), ('triton', 12)])
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_under_autocast_states_and_sums_are_in_single_precision(form, length, dtype):
+    """Half-precision inputs are all that rounds: gradients of the parameters, sums over all positions, stay exact."""
+    inputs = [x if x.dim() < 3 else x.detach().to(dtype).requires_grad_() for x in make(1, length, 4, 2)]
+    inputs[2] = (inputs[2] / 50).detach().requires_grad_()  # states grow to hundreds of steps' sum
+    grad = torch.randn(1, length, 4, device=DEVICE).to(dtype)
+    with torch.autocast(DEVICE, dtype):
+        ours = outputs(grad, *inputs, form=form)
+    exact = loop(grad, *inputs)
+    assert [value.dtype for value in ours] == [dtype, *(x.dtype for x in inputs)]
+    assert_close(ours, exact, torch.finfo(dtype).eps)
+    for i in (3, 6, 7):  # of A, D and the bias
+        assert (ours[i] - exact[i]).norm() < 1e-5 * exact[i].norm(), NAMES[i - 1]
+
+
+@pytest.mark.parametrize('form', ['chunked', 'triton'])
+def test_views_of_any_strides_are_taken(form):
+    inputs = make(2, 6, 4, 3)
+    grad = torch.randn_like(inputs[0])
+    views = [x.detach().mT.contiguous().mT.requires_grad_() if x.dim() > 1 else x for x in inputs]
+    assert not any(x.is_contiguous() for x in views[:5])
+    expected = [value.double() for value in outputs(grad, *inputs, form=form)]
+    assert_close(outputs(grad.mT.contiguous().mT, *views, form=form), expected, 1e-5)
+    expanded = outputs(torch.ones((), device=DEVICE).expand_as(grad), *inputs, form=form)  # as of a sum
+    assert_close(expanded, loop(torch.ones_like(grad), *inputs), 1e-5)
+
+
+def test_an_empty_batch_and_a_device_without_data_pass():
+    inputs = make(0, 6, 3, 2)
+    selective_scan(*inputs).sum().backward()
+    assert all(x.grad.shape == x.shape and x.grad.abs().sum() == 0 for x in inputs)
+    assert selective_scan(*(x.to('meta') for x in make(2, 6, 3, 2))).shape == (2, 6, 3)
+
+
+def test_chunks_cover_a_sequence_in_as_many_steps_as_its_root():
+    for length in range(1, 2000):
+        chunks, steps = module._chunks(length)
+        assert (chunks - 1) * steps < length <= chunks * steps
+        assert max(chunks, steps) <= math.isqrt(length - 1) + 1
+
+
+@pytest.mark.parametrize('form', ['chunked', 'triton'])
+def test_only_inputs_and_a_state_per_chunk_are_kept(form):
+    inputs = make(1, 20, 4, 16)
+    kept = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = selective_scan(*inputs, form=form)
+    assert sum(kept.values()) == sum(x.numel() for x in inputs) + 4 * 16 * 4 and y.requires_grad
+    kept.clear()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        selective_scan(*(x.detach() for x in inputs), form=form)
+    assert not kept
+
+
+@pytest.mark.parametrize('form', ['chunked', 'triton'])
+@pytest.mark.parametrize('dtype', [torch.float, torch.bfloat16])
+def test_pytorch_finds_the_operator_well_registered(form, dtype):
+    """Its fake kernels, its gradient and what it says of aliases hold, so that torch.compile may rely on them."""
+    inputs = [x if x.dim() < 3 else x.detach().to(dtype).requires_grad_() for x in make(2, 3, 4, 2)]
+    tests = ('test_schema', 'test_autograd_registration', 'test_faketensor')
+    for keep in (True, False):
+        torch.library.opcheck(module.scan, (*inputs, form == 'triton', keep), test_utils=tests)
+    torch.library.opcheck(module.scan, (*inputs, form == 'triton', True), test_utils='test_aot_dispatch_dynamic')
+    y, states = module.scan(*inputs, form == 'triton', True)
+    views = [x.mT.contiguous().mT if x.dim() > 1 else x for x in inputs]
+    arguments = torch.ones_like(y), states, *views, form == 'triton'
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        told = module.scan_backward(*arguments)
+    for real, fake in zip(module.scan_backward(*arguments), told, strict=True):
+        assert (real.shape, real.dtype, real.is_contiguous()) == (fake.shape, fake.dtype, fake.is_contiguous())
+
+
+def test_it_compiles_once_for_sequences_of_all_lengths():
+    compiled = torch.compile(selective_scan, fullgraph=True, dynamic=True, backend='aot_eager')
+    torch._dynamo.utils.counters.clear()
+    for length in (30, 5, 17):
+        inputs = make(2, length, 3, 2)
+        y = compiled(*inputs)
+        y.sum().backward()
+        assert torch.equal(y, selective_scan(*inputs)) and inputs[2].grad.abs().min() > 0
+    assert torch._dynamo.utils.counters['stats']['unique_graphs'] == 1
+
+
+class Scan(nn.Module):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return selective_scan(*inputs)
+
+
+def test_its_operations_are_counted_as_vmamba_counts_them():
+    inputs, expected = make(2, 6, 5, 3), 9 * 2 * 6 * 5 * 3 + 2 * 6 * 5
+    with FlopCounterMode(display=False) as counter:
+        selective_scan(*inputs)
+    assert counter.get_total_flops() == expected
+    analyzer = FlopAnalyzer(Scan(), tuple(inputs))
+    analyzer.set_op_handle('mambaout::selective_scan', lambda i, _: module.operations(get_shape(i[0]), get_shape(i[2])))
+    assert analyzer.total() == expected
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from backbones.ops import selective_scan_triton as kernels
+
+HALF = 'u_ptr delta_ptr B_ptr C_ptr y_ptr grad_ptr grad_u_ptr grad_delta_ptr'.split()  # under autocast
+gradients = [name for name in kernels._adjoint_kernel.arg_names if name.startswith('grad_') and name != 'grad_ptr']
+gradients.remove('grad_states_ptr')
+for kernel, constants in (
+    (kernels._scan_kernel, dict.fromkeys(['y_ptr', 'history_ptr'])),
+    (kernels._scan_kernel, dict.fromkeys(['total_ptr', 'history_ptr'])),
+    (kernels._scan_kernel, dict.fromkeys(['total_ptr', 'y_ptr'])),
+    (kernels._carry_kernel, dict(REVERSE=False)),
+    (kernels._carry_kernel, dict(REVERSE=True)),
+    (kernels._adjoint_kernel, dict.fromkeys(['history_ptr', *gradients])),
+    (kernels._adjoint_kernel, dict(total_ptr=None)),
+):
+    for dtype, states in (('bf16', 1), ('fp16', 16), ('fp32', 16)):
+        types = {n: f'*{dtype if n in HALF else "fp32"}' if n.endswith('_ptr') else 'i32' for n in kernel.arg_names}
+        constants |= dict(NP=states, W=kernels.BLOCK)
+        source = ASTSource(kernel, types | dict.fromkeys(constants, 'constexpr'), constants)
+        compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=1))
+        print(len(compiled.asm['cubin']))
+"""
+
+
+def test_the_kernels_compile_for_a_gpu():
+    environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    done = subprocess.run([sys.executable, '-c', COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 21 and all(int(size) > 1000 for size in done.stdout.split())
+
+
+def test_a_form_that_does_not_exist_or_not_on_this_device_is_answered(monkeypatch):
+    inputs = make(1, 4, 2, 1)
+    with pytest.raises(UserError, match=r"unknown form='chunk' \(did you mean 'chunked'\?\); known: auto, reference"):
+        selective_scan(*inputs, form='chunk')
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    with pytest.raises(UserError, match="form='triton' needs CUDA, and u is on cpu: 'auto' chooses by device"):
+        selective_scan(*(x.cpu() for x in inputs), form='triton')

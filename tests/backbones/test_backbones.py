@@ -1,0 +1,223 @@
+"""What every backbone of the registry promises, as a part of training programs."""
+
+import copy
+import os
+from collections.abc import Callable
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.parallel import DistributedDataParallel
+
+import backbones
+from backbones import UserError
+from backbones.base import STRIDES, Backbone
+from tests.backbones.conftest import backward, distance, noisy
+
+MAMBAOUT = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 96))  # and VMamba's
+VIT = dict(dim=32, depth=4, heads=2)
+# A backbone's entry: a small configuration for each of its ways to compute. Every test below runs on each.
+SMALL: dict[str, list[dict]] = dict(
+    MambaOut=[dict(arch=MAMBAOUT), dict(arch=MAMBAOUT, ssm=['rows', 'columns_reversed'])],
+    VMamba=[dict(arch=MAMBAOUT | dict(vanilla=True)), dict(arch=MAMBAOUT | dict(ssm_ratio=1.0))],
+    ViT=[dict(arch=VIT), dict(arch=VIT, causal=True)],
+)
+STEMS = ('stem.', 'patch_embed.', 'pos_embed')  # beginnings of the names of a stem's parameters
+
+
+CASES = [
+    pytest.param(dict(type=name, **small), id=f'{name}{i or ""}')
+    for name, configurations in SMALL.items()
+    for i, small in enumerate(configurations)
+]
+
+
+@pytest.fixture(params=CASES)
+def build(request) -> Callable[..., Backbone]:
+    """Builds a small backbone as a config does, with further arguments."""
+    torch.manual_seed(0)
+    return lambda **arguments: MODELS.build(request.param | arguments)
+
+
+def test_every_backbone_of_the_registry_is_public_and_tried_here():
+    for module in iter_modules(backbones.__path__, 'backbones.'):
+        import_module(module.name)
+    ours = {name for name, cls in MODELS.module_dict.items() if cls.__module__.startswith('backbones.')}
+    assert ours <= set(backbones.__all__)
+    assert {name for name in ours if not name.endswith('Classifier')} == set(SMALL)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (31, 33), (64, 97), (5, 224)])
+def test_four_maps_at_strides_4_to_32_for_any_size(build, size):
+    model = build()
+    maps = model(torch.randn(2, 3, *size))
+    dims = [norm.weight.numel() for norm in model.out_norms.values()]
+    expected = [(2, dim, -(-size[0] // s), -(-size[1] // s)) for dim, s in zip(dims, STRIDES, strict=True)]
+    assert [tuple(m.shape) for m in maps] == expected
+    assert all(m.is_contiguous() and m.isfinite().all() for m in maps)
+
+
+def test_an_images_maps_do_not_depend_on_the_others_of_its_batch(build):
+    model, images = noisy(build()), torch.randn(3, 3, 40, 72)
+    for together, alone in zip(model(images), model(images[1:2]), strict=True):
+        assert distance(together[1:2], alone) < 1e-5
+
+
+def test_output_norm_is_a_layer_norm_over_channels_of_each_map(build):
+    normed = noisy(build()).eval()
+    bare = build(out_norm=False).eval()
+    bare.load_state_dict({k: v for k, v in normed.state_dict().items() if not k.startswith('out_norms.')})
+    image, eps = torch.randn(1, 3, 64, 96), 1e-5 if isinstance(normed, backbones.VMamba) else 1e-6
+    for i, (a, b) in enumerate(zip(normed(image), bare(image), strict=True)):
+        mean, variance = b.mean(1, keepdim=True), b.var(1, keepdim=True, unbiased=False)
+        weight, bias = (p.view(1, -1, 1, 1) for p in normed.out_norms[str(i)].parameters())
+        torch.testing.assert_close(a, (b - mean) / (variance + eps).sqrt() * weight + bias)
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 2), (1,)])
+def test_out_indices_pick_maps_and_leave_no_parameter_without_gradient(build, out_indices):
+    whole, part = noisy(build()), build(out_indices=out_indices)
+    part.load_state_dict({k: v for k, v in whole.state_dict().items() if k in part.state_dict()})
+    image = torch.randn(1, 3, 64, 64)
+    for a, b in zip(part(image), [whole(image)[i] for i in out_indices], strict=True):
+        torch.testing.assert_close(a, b)
+    backward(part(image))
+    assert [name for name, p in part.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 1, 3, 4])
+def test_frozen_stages_get_no_gradient_and_no_drop_path(build, frozen):
+    model = build(drop_path_rate=0.5, frozen_stages=frozen, out_norm=False).train()
+    names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    if frozen < 1:
+        assert names == {name for name in model.state_dict() if frozen == 0 and name.startswith(STEMS)}
+    else:  # what a model needs for the last frozen stage's map, but for what is behind the stage
+        needed = build(out_indices=(frozen - 1,), out_norm=False).state_dict()
+        assert names == {name for name in needed if not name.startswith(model.unpublished)}
+        images = torch.randn(8, 3, 32, 32)
+        assert torch.equal(model(images)[frozen - 1], model(images)[frozen - 1])
+    if frozen < 4:
+        assert not torch.equal(model(torch.ones(8, 3, 32, 32))[3], model(torch.ones(8, 3, 32, 32))[3])
+
+
+def test_drop_path_grows_from_zero_to_its_rate_and_ends_with_training(build):
+    plain, dropping = noisy(build()).eval(), build(drop_path_rate=0.3).eval()
+    dropping.load_state_dict(plain.state_dict())
+    rates = [module.drop_prob for module in dropping.modules() if hasattr(module, 'drop_prob')]
+    assert rates == sorted(rates) and rates[0] < 0.15 and rates[-1] == pytest.approx(0.3)
+    assert not [module for module in plain.modules() if hasattr(module, 'drop_prob')]
+    image = torch.randn(2, 3, 64, 64)
+    for a, b in zip(dropping(image), plain(image), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_activation_checkpointing_changes_neither_maps_nor_gradients_and_keeps_less(build):
+    plain = noisy(build(drop_path_rate=0.5)).train()
+    saving = build(drop_path_rate=0.5, with_cp=True).train()
+    saving.load_state_dict(plain.state_dict())
+    image = torch.randn(4, 3, 64, 64)
+    kept = []
+    for model in (plain, saving):
+        tensors = []
+        torch.manual_seed(2)  # the drop path draws the same
+        with saved_tensors_hooks(lambda tensor, tensors=tensors: tensors.append(tensor) or tensor, lambda x: x):
+            maps = model(image)
+        kept.append(sum(tensor.numel() for tensor in tensors))
+        backward(maps)
+    for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name)
+    assert kept[1] < kept[0]
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_stays_close_to_fp32_and_trains(build, dtype):
+    model = noisy(build())
+    image = torch.randn(1, 3, 64, 96)
+    with torch.autocast('cpu', dtype):
+        maps = model(image)
+    for a, b in zip(maps, model(image), strict=True):
+        assert distance(a.float(), b) < (0.1 if dtype is torch.bfloat16 else 0.02)
+    backward([m.float() for m in maps])
+    assert all(p.grad.isfinite().all() and p.grad.dtype is torch.float32 for p in model.parameters())
+
+
+def test_channels_last_gives_the_same_maps(build):
+    model = noisy(build()).eval()
+    image = torch.randn(1, 3, 64, 96)
+    expected = model(image)
+    model.to(memory_format=torch.channels_last)
+    for a, b in zip(model(image.to(memory_format=torch.channels_last)), expected, strict=True):
+        assert distance(a, b) < 1e-5
+
+
+def test_torch_compile_gives_the_same_maps_and_gradients(build):
+    eager = noisy(build())
+    compiled = copy.deepcopy(eager)
+    image = torch.randn(1, 3, 45, 64)
+    maps = torch.compile(compiled, backend='aot_eager', fullgraph=True)(image)
+    for a, b in zip(maps, expected := eager(image), strict=True):
+        assert distance(a, b) < 1e-5
+    backward(maps)
+    backward(expected)
+    for (name, a), b in zip(compiled.named_parameters(), eager.parameters(), strict=True):
+        assert distance(a.grad, b.grad) < 1e-4, name
+
+
+@pytest.mark.parametrize(
+    'build',  # the first on every run, the others where there is time
+    [pytest.param(*c.values, id=c.id, marks=[pytest.mark.full_size] if i else []) for i, c in enumerate(CASES)],
+    indirect=True,
+)
+def test_torch_compile_trains_by_one_program_for_all_sizes(build):
+    torch._dynamo.reset()  # a limit counts the programs of earlier tests, too
+    model = build()
+    model.compile(dynamic=True, backend='aot_eager')
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for size in ((64, 96), (96, 64), (128, 64), (256, 192)):  # detectors pad images to multiples of 32
+            backward(model(torch.randn(2, 3, *size)))
+
+
+def _ddp_worker(rank: int, port: int, model: nn.Module, image: Tensor, gradients: dict[str, Tensor]) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    model = copy.deepcopy(model)  # what spawn hands over shares its memory with the other process
+    parallel = DistributedDataParallel(model)
+    sum(m.sin().sum() for m in parallel(image[rank : rank + 1])).backward()
+    for name, parameter in model.named_parameters():
+        assert distance(parameter.grad, gradients[name]) < 1e-4, name
+    os._exit(0)  # without tearing gloo and DDP down, whose threads now and then wait for each other for ever
+
+
+def test_ddp_averages_the_gradients_of_all_parameters(free_port):
+    """On one backbone: for the others, it is enough that gradients reach all parameters."""
+    image = torch.randn(2, 3, 64, 64)
+    model = noisy(backbones.MambaOut(MAMBAOUT))
+    (sum(m.sin().sum() for m in model(image)) / 2).backward()
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    mp.spawn(_ddp_worker, (free_port, model, image, gradients), nprocs=2)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (dict(arch=None), 'must be a name or a dict'),
+        (dict(arch='huge'), 'unknown arch.*known: '),
+        (dict(arch=dict(dept=3)), "unknown key 'dept' in arch .did you mean 'depth"),
+        (dict(arch={}), "needs 'd"),
+        (dict(drop_path_rate=1.5), 'below 1'),
+        (dict(out_indices=3), 'ascending'),
+        (dict(out_indices=(0, 4)), 'from 0 to 3'),
+        (dict(out_indices=(2, 1)), 'ascending'),
+        (dict(out_indices=()), 'ascending'),
+        (dict(frozen_stages=5), 'up to 4'),
+    ],
+)
+def test_wrong_arguments_are_answered_with_what_is_right(build, arguments, message):
+    with pytest.raises(UserError, match=f'^{type(build()).__name__}: .*{message}'):
+        build(**arguments)

@@ -1,0 +1,64 @@
+"""S6 against its definition, cell by cell."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from backbones import UserError
+from backbones.s6 import S6, MapS6
+
+
+def s6_by_hand(x: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, a_log: Tensor, skip: Tensor) -> Tensor:
+    """Sequence ``(L, D)`` to the same, by the definition: ``h = exp(step A) h + step B u``, ``y = C h + D u``."""
+    channels, state = a_log.shape
+    h, out = x.new_zeros(channels, state), []
+    for u in x:
+        low, b, c = (x_proj @ u).split((dt_proj.shape[1], state, state))
+        step = F.softplus(dt_proj @ low + dt_bias)
+        h = torch.exp(step[:, None] * -a_log.exp()) * h + (step * u)[:, None] * b
+        out.append(h @ c + skip * u)
+    return torch.stack(out)
+
+
+def by_hand(module: S6, x: Tensor) -> Tensor:
+    """:func:`s6_by_hand` with a module's weights."""
+    weights = module.x_proj.weight, module.dt_proj.weight, module.dt_proj.bias, module.A_log, module.D
+    return s6_by_hand(x, *(p.detach() for p in weights))
+
+
+@pytest.mark.parametrize(('state', 'rank'), [(16, None), (1, 3)])
+def test_s6_is_its_recurrence(state, rank):
+    torch.manual_seed(0)
+    module, x = S6(20, state, rank).double(), torch.randn(2, 33, 20).double()
+    torch.nn.init.uniform_(module.D, -1, 1)
+    torch.nn.init.uniform_(module.dt_proj.bias, -3, 1)
+    y = module(x)
+    assert module.dt_proj.weight.shape == (20, rank or 2)
+    for one, sequence in zip(y, x, strict=True):
+        torch.testing.assert_close(one, by_hand(module, sequence))
+    y.square().sum().backward()
+    assert all(p.grad.any() for p in module.parameters())
+
+
+def test_weights_start_as_mambas():
+    torch.manual_seed(0)
+    module = S6(1000, 16)
+    steps = F.softplus(module.dt_proj.bias)
+    assert 1e-3 <= steps.min() < 1.1e-3 and 0.09 < steps.max() <= 0.1
+    assert steps.log().mean().item() == pytest.approx(math.log(1e-2), abs=0.1)  # evenly by their logarithm
+    assert torch.equal(module.D, torch.ones(1000))
+    torch.testing.assert_close(module.A_log.exp(), torch.arange(1.0, 17).expand(1000, 16))
+    assert 0.99 / 63**0.5 < module.dt_proj.weight.abs().max() <= 1 / 63**0.5
+
+
+def test_maps_are_read_in_each_order_and_the_results_summed():
+    torch.manual_seed(0)
+    module, x = MapS6(6, ('rows', 'columns_reversed'), state=2).double(), torch.randn(1, 3, 5, 6).double()
+    rows = by_hand(module[0], x[0].reshape(15, 6)).view(3, 5, 6)
+    columns = by_hand(module[1], x[0].transpose(0, 1).reshape(15, 6).flip(0)).flip(0).view(5, 3, 6).transpose(0, 1)
+    torch.testing.assert_close(module(x)[0], rows + columns)
+    with pytest.raises(UserError, match="unknown scan order 'cols'"):
+        MapS6(6, ('rows', 'cols'))
