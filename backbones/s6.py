@@ -63,8 +63,8 @@ class MapS6(nn.ModuleList):
     """
 
     def __init__(self, channels: int, orders: Sequence[str], state: int = 16, rank: int | None = None) -> None:
-        self.orders = [get_order(name) for name in orders]
         super().__init__(S6(channels, state, rank) for _ in orders)
+        self.orders = [get_order(name) for name in orders]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, H, W, channels)`` to the same shape and dtype."""

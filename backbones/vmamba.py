@@ -58,17 +58,27 @@ ARCHS = dict(  # official repository, classification/configs/vssm
 ORDERS = ('rows', 'columns', 'rows_reversed', 'columns_reversed')  # of the paper, section 4.2, as the weights have them
 
 
-class Stem(nn.Sequential):
-    """Image ``(B, C, H, W)`` to cells ``(B, ceil(H / 4), ceil(W / 4), dim)``.
+class Patches(NHWCConv):
+    """Patches of 4x4 pixels ``(B, H, W, C)`` as cells ``(B, ceil(H / 4), ceil(W / 4), dim)``.
 
-    The official patches of the vanilla family leave out up to 3 pixels at the right and at the bottom; here, zeros
-    complete the last patches, as between the stages.
+    The official ones leave out up to 3 pixels at the right and at the bottom; here, zeros complete the last patches, as
+    they do between the stages.
     """
 
+    def __init__(self, in_channels: int, dim: int) -> None:
+        super().__init__(in_channels, dim, 4, stride=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        return super().forward(F.pad(x, (0, 0, 0, -width % 4, 0, -height % 4)))
+
+
+class Stem(nn.Sequential):
+    """Image ``(B, C, H, W)`` to cells ``(B, ceil(H / 4), ceil(W / 4), dim)``."""
+
     def __init__(self, in_channels: int, dim: int, vanilla: bool) -> None:
-        self.patch = 4 if vanilla else 1
         if vanilla:
-            super().__init__(NHWCConv(in_channels, dim, 4, stride=4), nn.LayerNorm(dim))
+            super().__init__(Patches(in_channels, dim), nn.LayerNorm(dim))
         else:
             super().__init__(
                 NHWCConv(in_channels, dim // 2, 3, stride=2, padding=1),
@@ -79,8 +89,6 @@ class Stem(nn.Sequential):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
         return super().forward(x.permute(0, 2, 3, 1))
 
 
@@ -115,11 +123,9 @@ class SS2D(nn.Module):
         self.out_proj = nn.Linear(self.hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        u, *gate = self.in_proj(x).split(self.hidden, dim=-1)
+        u, *z = self.in_proj(x).split(self.hidden, dim=-1)
         y = self.norm(self.s6(F.silu(self.conv(u))))
-        for z in gate:
-            y = y * F.silu(z)
-        return self.out_proj(y)
+        return self.out_proj(y * F.silu(z[0]) if z else y)
 
 
 class VSSBlock(nn.Module):
@@ -205,7 +211,7 @@ class VMamba(PyramidBackbone):
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
     """
 
-    norm_eps = 1e-5
+    norm_eps = 1e-5  # PyTorch's own, as of all norms here
 
     def __init__(
         self,
