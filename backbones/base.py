@@ -49,6 +49,12 @@ def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch]) -> Arch
     return size(**arch)
 
 
+def check_stages(depths: Sequence[int], dims: Sequence[int]) -> None:
+    """Refuse depths and channels that do not belong to the same stages, one number each."""
+    if not (isinstance(depths, Sequence) and isinstance(dims, Sequence) and depths) or len(depths) != len(dims):
+        raise UserError(f'arch: depths={depths} and dims={dims} must name the same stages')
+
+
 def drop_path_rates(model: str, drop_path_rate: float, depth: int) -> list[float]:
     """The rate of each of ``depth`` blocks: linearly from 0 to ``drop_path_rate``.
 
@@ -65,6 +71,13 @@ def run(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:
     for block in blocks:
         x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
     return x
+
+
+class NHWCConv(nn.Conv2d):
+    """A convolution from ``(B, H, W, C)`` to ``(B, H', W', C')``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Stage(nn.Module):
@@ -109,6 +122,8 @@ class Backbone(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         name = type(self).__name__
+        if isinstance(init_cfg, str):
+            raise UserError(f"{name}: init_cfg={init_cfg!r} must be dict(type='Pretrained', checkpoint={init_cfg!r})")
         if (
             not isinstance(out_indices, Sequence)
             or not out_indices
@@ -145,6 +160,8 @@ class Backbone(BaseModule):
         if others := [step for step in steps if step and step not in pretrained]:
             initialize(self, others)
         for step in pretrained:
+            if 'checkpoint' not in step:
+                raise UserError(f'{type(self).__name__}: init_cfg={step} names no checkpoint')
             load_pretrained(self, step['checkpoint'], step.get('prefix', ''))
         if not self.init_cfg:
             print_log(f'{type(self).__name__}: no init_cfg: weights start at random or from a checkpoint', 'current')
@@ -166,11 +183,13 @@ class Backbone(BaseModule):
         return self
 
     def _freeze(self) -> None:
-        for part in self.parts[: self.frozen_stages + 1]:
-            for member in part:
-                member.requires_grad_(False)
-                if isinstance(member, nn.Module):
-                    member.eval()
+        names = {parameter: name for name, parameter in self.named_parameters()}
+        for member in (member for part in self.parts[: self.frozen_stages + 1] for member in part):
+            if isinstance(member, nn.Module):
+                member.eval()
+            for parameter in member.parameters() if isinstance(member, nn.Module) else [member]:
+                if not any(part in names[parameter] for part in self.unpublished):
+                    parameter.requires_grad_(False)
 
 
 class PyramidBackbone(Backbone):

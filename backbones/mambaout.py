@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -18,7 +18,7 @@ from timm.models.mambaout import MlpHead, checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .base import LN_EPS, PyramidBackbone, Stage, drop_path_rates, get_arch
+from .base import LN_EPS, NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rates, get_arch
 from .errors import UserError
 from .ops.gated_cnn import FORMS, form_on, gated_cnn
 from .s6 import MapS6, draw_weights
@@ -53,8 +53,7 @@ class Arch:
     hidden_norm: bool = True
 
     def __post_init__(self) -> None:
-        if not self.depths or len(self.depths) != len(self.dims):
-            raise UserError(f'arch: depths={self.depths} and dims={self.dims} must name the same stages')
+        check_stages(self.depths, self.dims)
         if self.act not in ACTS:
             raise UserError(f'arch: act={self.act!r} is not one of {", ".join(ACTS)}')
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
@@ -81,13 +80,6 @@ ARCHS = dict(
     base_wide_rw=Arch((3, 4, 27, 3), (128, 256, 512, 768), expansion_ratio=3.0, conv_ratio=1.5, act='silu', **RW),
     base_plus_rw=Arch((3, 4, 30, 3), (128, 256, 512, 768), expansion_ratio=3.0, conv_ratio=1.5, act='silu', **RW),
 )
-
-
-class NHWCConv(nn.Conv2d):
-    """A convolution from ``(B, H, W, C)`` to ``(B, H', W', C')``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class Stem(nn.Module):
@@ -133,11 +125,16 @@ class GatedCNNBlock(nn.Module):
         arch: Ratios, kernel size, activation and layer scale.
         drop_path: Probability of leaving the branch out, per sample.
         form: Of the branch, one of :data:`backbones.ops.gated_cnn.FORMS`.
-        ssm: The orders in which an S6 each reads; none where there is no SSM.
+        ssm: Makes the SSM of as many channels as are convolved.
     """
 
     def __init__(
-        self, dim: int, arch: Arch, drop_path: float = 0.0, form: str = 'auto', ssm: Sequence[str] = ()
+        self,
+        dim: int,
+        arch: Arch,
+        drop_path: float = 0.0,
+        form: str = 'auto',
+        ssm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         hidden, convolved = int(arch.expansion_ratio * dim), int(arch.conv_ratio * dim)
@@ -150,14 +147,14 @@ class GatedCNNBlock(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
         self.ls = LayerScale(dim, arch.layer_scale) if arch.layer_scale is not None else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
-        self.s6 = MapS6(convolved, ssm) if ssm else None
+        self.s6 = ssm(convolved) if ssm else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.s6 is None:
             branch = gated_cnn(x, self.norm, self.fc1, self.conv, self.fc2, self.act, self.form)
         else:
             g, i, c = self.fc1(self.norm(x)).split(self.sizes, dim=-1)
-            mixed = self.s6(self.act(self.conv(c)))
+            mixed = self.s6(self.act(self.conv(c))).to(self.fc2.weight.dtype)  # single precision, under autocast
             branch = self.fc2(self.act(g) * torch.cat((i, mixed), dim=-1))
         return x + self.drop_path(self.ls(branch))
 
@@ -207,6 +204,7 @@ class MambaOut(PyramidBackbone):
             A map is read in each order by an S6 of its own, and what they make of it is summed: ``('rows',)`` is causal
             as Mamba's, ``('rows', 'columns', 'rows_reversed', 'columns_reversed')`` reads as VMamba does. Blocks are
             then computed module by module. Published weights hold no S6: it starts at random.
+        selective_scan: How the SSM is computed, see :data:`backbones.ops.selective_scan.FORMS`.
         init_cfg: Where weights come from.
 
     Raises:
@@ -229,6 +227,7 @@ class MambaOut(PyramidBackbone):
         with_cp: bool = False,
         gated_cnn: str = 'auto',
         ssm: Sequence[str] | None = None,
+        selective_scan: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = get_arch('MambaOut', arch, ARCHS)
@@ -239,11 +238,12 @@ class MambaOut(PyramidBackbone):
             raise UserError(f"MambaOut: ssm={ssm!r} must be a list of scan orders, such as ['rows']")
         if ssm and gated_cnn in ('fused', 'triton'):
             raise UserError(f"MambaOut: gated_cnn={gated_cnn!r} has no SSM; with ssm={ssm}, leave it at 'auto'")
+        make_ssm = partial(MapS6, orders=ssm, form=selective_scan) if ssm else None
         rates = iter(drop_path_rates('MambaOut', drop_path_rate, sum(arch.depths)))
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
             downsample = Downsample(arch.dims[i - 1], dim, arch) if i else nn.Identity()
-            blocks = [GatedCNNBlock(dim, arch, next(rates), gated_cnn, ssm or ()) for _ in range(depth)]
+            blocks = [GatedCNNBlock(dim, arch, next(rates), gated_cnn, make_ssm) for _ in range(depth)]
             stages.append(Stage(downsample, blocks))
         stem = Stem(in_channels, arch.dims[0], arch)
         for part in (stem, *stages):

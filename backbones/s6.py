@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ops.scan_orders import get_order
-from .ops.selective_scan import selective_scan
+from .ops.selective_scan import check_form, selective_scan
 
 
 class S6(nn.Module):
@@ -21,10 +22,16 @@ class S6(nn.Module):
         channels: Of the sequences ``(B, L, channels)``, in and out.
         state: Numbers ``N`` that each channel remembers.
         rank: Width of the bottleneck before the step sizes; one 16th of the channels by default, rounded up.
+        form: How the scan is computed, one of :data:`backbones.ops.selective_scan.FORMS`.
+
+    Raises:
+        UserError: If there is no such form.
     """
 
-    def __init__(self, channels: int, state: int = 16, rank: int | None = None) -> None:
+    def __init__(self, channels: int, state: int = 16, rank: int | None = None, form: str = 'auto') -> None:
         super().__init__()
+        check_form(form)
+        self.form = form
         self.sizes = [rank or math.ceil(channels / 16), state, state]
         self.x_proj = nn.Linear(channels, sum(self.sizes), bias=False)
         self.dt_proj = nn.Linear(self.sizes[0], channels)
@@ -44,10 +51,10 @@ class S6(nn.Module):
             self.D.fill_(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Sequences ``(B, L, channels)`` to the same shape and dtype."""
+        """Sequences ``(B, L, channels)`` to the same shape, in single precision (double, if they are)."""
         delta, b, c = self.x_proj(x).split(self.sizes, dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)
-        return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias)
+        return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, self.form)
 
 
 class MapS6(nn.ModuleList):
@@ -56,20 +63,23 @@ class MapS6(nn.ModuleList):
     Args:
         channels: Of the maps ``(B, H, W, channels)``, in and out.
         orders: Names of :data:`backbones.ops.scan_orders.ORDERS`.
-        state, rank: As in :class:`S6`.
+        state, rank, form: As in :class:`S6`.
 
     Raises:
         UserError: For an order that does not exist.
     """
 
-    def __init__(self, channels: int, orders: Sequence[str], state: int = 16, rank: int | None = None) -> None:
-        super().__init__(S6(channels, state, rank) for _ in orders)
+    def __init__(
+        self, channels: int, orders: Sequence[str], state: int = 16, rank: int | None = None, form: str = 'auto'
+    ) -> None:
+        super().__init__(S6(channels, state, rank, form) for _ in orders)
         self.orders = [get_order(name) for name in orders]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, H, W, channels)`` to the same shape and dtype."""
+        """Maps ``(B, H, W, channels)`` to the same shape, in single precision (double, if they are)."""
         height, width = x.shape[1:3]
-        return sum(order.restore(s6(order.read(x)), height, width) for order, s6 in zip(self.orders, self, strict=True))
+        maps = (order.restore(s6(order.read(x)), height, width) for order, s6 in zip(self.orders, self, strict=True))
+        return functools.reduce(torch.add, maps)
 
 
 def draw_weights(part: nn.Module, kinds: type | tuple[type, ...]) -> None:

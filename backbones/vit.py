@@ -37,7 +37,9 @@ class Arch:
     patch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.dim % self.heads:
+        if min(self.dim, self.depth, self.heads, self.patch_size) < 1:
+            raise UserError(f'arch: {self} has a number below 1')
+        if self.dim % self.heads:
             raise UserError(f'arch: dim={self.dim} must be a multiple of heads={self.heads}')
 
 

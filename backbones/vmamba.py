@@ -16,9 +16,8 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .base import PyramidBackbone, Stage, drop_path_rates, get_arch
+from .base import NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rates, get_arch
 from .errors import UserError
-from .mambaout import NHWCConv
 from .s6 import MapS6, draw_weights
 
 
@@ -40,8 +39,7 @@ class Arch:
     vanilla: bool = False
 
     def __post_init__(self) -> None:
-        if not self.depths or len(self.depths) != len(self.dims):
-            raise UserError(f'arch: depths={self.depths} and dims={self.dims} must name the same stages')
+        check_stages(self.depths, self.dims)
         if int(self.ssm_ratio * min(self.dims)) < 1:
             raise UserError(f'arch: ssm_ratio={self.ssm_ratio} leaves no channel')
 
@@ -113,28 +111,29 @@ class SS2D(nn.Module):
     Maps ``(B, H, W, dim)`` to the same shape (paper, section 4.2 and Figure 3).
     """
 
-    def __init__(self, dim: int, arch: Arch) -> None:
+    def __init__(self, dim: int, arch: Arch, form: str = 'auto') -> None:
         super().__init__()
         self.hidden = int(arch.ssm_ratio * dim)
         self.in_proj = nn.Linear(dim, self.hidden * (2 if arch.vanilla else 1), bias=False)
         self.conv = NHWCConv(self.hidden, self.hidden, 3, padding=1, groups=self.hidden, bias=arch.vanilla)
-        self.s6 = MapS6(self.hidden, ORDERS, state=16 if arch.vanilla else 1, rank=math.ceil(dim / 16))
+        self.s6 = MapS6(self.hidden, ORDERS, 16 if arch.vanilla else 1, math.ceil(dim / 16), form)
         self.norm = nn.LayerNorm(self.hidden)
         self.out_proj = nn.Linear(self.hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         u, *z = self.in_proj(x).split(self.hidden, dim=-1)
-        y = self.norm(self.s6(F.silu(self.conv(u))))
+        y = self.s6(F.silu(self.conv(u)))
+        y = self.norm(y.to(self.norm.weight.dtype))  # single precision, under autocast: sums may leave half's range
         return self.out_proj(y * F.silu(z[0]) if z else y)
 
 
 class VSSBlock(nn.Module):
     """``x + ss2d(norm(x))``, and but for the vanilla family ``x + mlp(norm2(x))`` after it; ``(B, H, W, dim)``."""
 
-    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0) -> None:
+    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0, form: str = 'auto') -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.op = SS2D(dim, arch)
+        self.op = SS2D(dim, arch, form)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.mlp = None
         if not arch.vanilla:
@@ -200,6 +199,7 @@ class VMamba(PyramidBackbone):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
         frozen_stages: How much is frozen.
         with_cp: Trade compute for memory.
+        selective_scan: How scans are computed, see :data:`backbones.ops.selective_scan.FORMS`.
         init_cfg: Where weights come from.
 
     Raises:
@@ -222,6 +222,7 @@ class VMamba(PyramidBackbone):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        selective_scan: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = get_arch('VMamba', arch, ARCHS)
@@ -234,7 +235,7 @@ class VMamba(PyramidBackbone):
                 downsample = PatchMerging(arch.dims[i - 1], dim)
             else:
                 downsample = nn.Sequential(NHWCConv(arch.dims[i - 1], dim, 3, stride=2, padding=1), nn.LayerNorm(dim))
-            stages.append(Stage(downsample, [VSSBlock(dim, arch, next(rates)) for _ in range(depth)]))
+            stages.append(Stage(downsample, [VSSBlock(dim, arch, next(rates), selective_scan) for _ in range(depth)]))
         stem = Stem(in_channels, arch.dims[0], arch.vanilla)
         for part in (stem, *stages):
             draw_weights(part, nn.Linear)

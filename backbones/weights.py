@@ -70,6 +70,7 @@ def _scalar(dtype: _DType, data: bytes) -> float:
 STAND_INS = [
     (_Curve, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (lambda owner, name: None, 'builtins.getattr'),  # a curve's statistics
+    (OrderedDict, 'yacs.config.CfgNode'),  # the settings in VMamba's checkpoints
     (_DType, 'numpy.dtype'),
     (_Array, 'numpy.ndarray'),
     *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),

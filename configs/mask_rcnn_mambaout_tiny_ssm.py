@@ -1,4 +1,5 @@
-# The open question: MambaOut with the SSM put back, each block the Mamba block of Figure 1 at the same width and depth
+# 46 M, 298 G. The open question: MambaOut with the SSM put back. Each block is the Mamba block of Figure 1, at the same
+# width and depth; its S6, which no published weights hold, starts at random
 _base_ = './mask_rcnn_mambaout_tiny.py'
 model = dict(
     backbone=dict(

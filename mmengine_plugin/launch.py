@@ -55,6 +55,13 @@ class Options(DictAction):
             parser.error(f'--cfg-options takes KEY=VALUE pairs without blanks around "=", and got: {" ".join(values)}')
 
 
+def positive(text: str) -> int:
+    """A number of pixels or channels from the command line."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
+    return int(text)
+
+
 def config_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that name a config: those of every tool that reads one."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -387,8 +387,8 @@ def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]
 def loading(rounds: int, images: int = 80) -> list[dict]:
     """What one worker takes to load images for training, and the share of each transform in it."""
     rows = []
-    for task, name in dict(detection='mask_rcnn_mambaout_tiny', segmentation='upernet_mambaout_tiny').items():
-        cfg = Config.fromfile(config(name))
+    for task, path in dict(detection='mask_rcnn_mambaout_tiny', segmentation='upernet_mambaout_tiny').items():
+        cfg = Config.fromfile(config(path))
         init_default_scope(cfg.default_scope)
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         indices = range(min(images, len(dataset)))
@@ -490,7 +490,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', help='results, without an ending')
     suites = ['backbone', 'detection', 'segmentation', 'evaluation', 'input']
-    parser.add_argument('--suites', nargs='+', choices=suites, default=suites, help='(default: all)')
+    parser.add_argument(
+        '--suites', nargs='+', choices=suites, default=suites[:-1], help='(default: all but input, which needs data/)'
+    )
     parser.add_argument('--arch', nargs='+', choices=ARCHS, default=['tiny'], help='of MambaOut (default: tiny)')
     parser.add_argument('--shapes', nargs='+', metavar='BxHxW', help='images, height and width (default: by suite)')
     parser.add_argument('--rounds', type=int, default=20 if CUDA else 5, help='(default: 20 on CUDA, else 5)')

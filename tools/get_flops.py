@@ -12,7 +12,6 @@ its mask head 100. UperNet's auxiliary head has parameters but, as when testing,
 
 from __future__ import annotations
 
-import argparse
 import copy
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import math
@@ -100,17 +99,10 @@ def count(cfg: Config, height: int, width: int) -> dict:
     return dict(params=params[''], macs=int(macs['']), parts=parts, uncounted=uncounted)
 
 
-def positive(text: str) -> int:
-    """A number of pixels from the command line."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f'{text!r} is no number of pixels')
-    return int(text)
-
-
 def main() -> None:
     parser = launch.config_parser(__doc__)
     parser.add_argument(
-        '--shape', type=positive, nargs=2, metavar=('H', 'W'), help="of the image (default: the paper's)"
+        '--shape', type=launch.positive, nargs=2, metavar=('H', 'W'), help="of the image (default: the paper's)"
     )
     parser.add_argument('--json', help='write the figures to this file')
     args = parser.parse_args()

@@ -22,6 +22,7 @@ from backbones import UserError
 from backbones.mambaout import ARCHS
 from mmengine_plugin import launch
 from mmengine_plugin.files import whole_file
+from mmengine_plugin.launch import positive
 
 plt.switch_backend('agg')
 
@@ -73,13 +74,6 @@ def draw(rows: list[tuple[str, int, int, int]], path: Path) -> None:
     figure.legend(loc='outside right upper')
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
-
-
-def positive(text: str) -> int:
-    """A number of pixels or channels from the command line."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
-    return int(text)
 
 
 def main() -> None:

@@ -56,16 +56,22 @@ def selective_scan(
         C: What of the states leaves, ``(batch, L, N)``.
         D: Weights of the skip, ``(D,)``; no skip where ``None``.
         delta_bias: ``(D,)``; zeros where ``None``.
-        form: One of ``FORMS``, which are the same function.
+        form: One of ``FORMS``, which are the same function. In double precision, ``'triton'`` is ``'chunked'``.
 
     Returns:
-        ``(batch, L, D)``, in the dtype of ``u``.
+        ``(batch, L, D)``, in single precision, of double inputs in double: what is summed may leave half's range.
 
     Raises:
         UserError: If there is no such form, or not on this device.
+        ValueError: If the shapes do not fit each other.
     """
-    if form not in FORMS:
-        raise UserError(f'selective_scan: unknown form={form!r}{did_you_mean(form, FORMS)}; known: {", ".join(FORMS)}')
+    check_form(form)
+    (batch, length, channels), (_, states) = u.shape, A.shape
+    by_state = batch, length, states
+    fitting = dict(delta=(delta, u.shape), A=(A, (channels, states)), B=(B, by_state), C=(C, by_state))
+    for name, (tensor, shape) in fitting.items():
+        if tensor.shape != shape:  # it would be broadcast, or read beyond its end
+            raise ValueError(f'selective_scan: {name} is {tuple(tensor.shape)} and must be {tuple(shape)}, by u and A')
     # Triton interprets kernels where it is asked to, on any device
     if form == 'triton' and u.device.type != 'cuda' and 'TRITON_INTERPRET' not in os.environ:
         raise UserError(f"selective_scan: form='triton' needs CUDA, and u is on {u.device}: 'auto' chooses by device")
@@ -80,6 +86,12 @@ def selective_scan(
     return scan(*inputs, triton, keep)[0]
 
 
+def check_form(form: str) -> None:
+    """Refuse what is none of ``FORMS``."""
+    if form not in FORMS:
+        raise UserError(f'selective_scan: unknown form={form!r}{did_you_mean(form, FORMS)}; known: {", ".join(FORMS)}')
+
+
 def _reference(u: Tensor, *inputs: Tensor) -> Tensor:
     dtype = torch.promote_types(u.dtype, torch.float)
     wide, delta, A, B, C, D, delta_bias = (tensor.to(dtype) for tensor in (u, *inputs))
@@ -88,7 +100,7 @@ def _reference(u: Tensor, *inputs: Tensor) -> Tensor:
     for u_t, delta_t, B_t, C_t in zip(*(tensor.unbind(1) for tensor in (wide, delta, B, C)), strict=True):
         h = torch.exp(delta_t[..., None] * A) * h + (delta_t * u_t)[..., None] * B_t[:, None]
         ys.append((h * C_t[:, None]).sum(-1))
-    return (torch.stack(ys, 1) + D * wide).to(u.dtype)
+    return torch.stack(ys, 1) + D * wide
 
 
 def _chunks(length: int) -> tuple[int, int]:
@@ -121,7 +133,7 @@ def scan(
             states = y.new_zeros(len(u), chunks, *A.shape)
             for part in _parts(states):
                 _scan(*(x[..., part] for x in (wide_u, y, A, D, states)), B, C, steps)
-    return y.to(u.dtype), states if keep else states.new_empty(0)
+    return y, states if keep else states.new_empty(0)
 
 
 @torch.library.custom_op('mambaout::selective_scan_backward', mutates_args=())
@@ -161,7 +173,7 @@ def scan_backward(
 def _(u: Tensor, delta: Tensor, A: Tensor, *args: object) -> tuple[Tensor, Tensor]:
     dtype, keep = torch.promote_types(u.dtype, torch.float), args[-1]
     kept = len(u), _chunks(u.shape[1])[0], *A.T.shape
-    return u.new_empty(u.shape), u.new_empty(kept if keep else 0, dtype=dtype)
+    return u.new_empty(u.shape, dtype=dtype), u.new_empty(kept if keep else 0, dtype=dtype)
 
 
 @scan_backward.register_fake

@@ -21,8 +21,8 @@ HISTORY = 2**27  # values: states of all positions that are in memory at once
 def _softplus(x):
     """``log(1 + exp(x))``, with what the sum rounds off: steps may be small beside 1."""
     e = tl.exp(-tl.abs(x))
-    sum = 1 + e
-    return tl.maximum(x, 0.0) + tl.log(sum) + (e - (sum - 1)) / sum
+    total = 1 + e
+    return tl.maximum(x, 0.0) + tl.log(total) + (e - (total - 1)) / total
 
 
 @triton.jit
@@ -213,7 +213,7 @@ def scan(*inputs: Tensor, chunks: int, steps: int) -> tuple[Tensor, Tensor]:
     """The scan of the tensors of :func:`.selective_scan.scan`, and the states that chunks start from."""
     inputs, states, total = _prepare(chunks, *inputs)
     u, _, A, *_ = inputs
-    y, (blocks, sizes, constants) = torch.empty_like(u), _launch(u, states, steps)
+    y, (blocks, sizes, constants) = torch.empty_like(u, dtype=torch.float), _launch(u, states, steps)
     grid = len(u) * chunks, blocks
     with torch.cuda.device_of(u):  # Triton takes the current one
         _scan_kernel[grid](*inputs, states, total, None, None, 0, *sizes, **constants)

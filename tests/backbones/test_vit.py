@@ -185,6 +185,7 @@ def test_weights_of_ours_are_taken_with_their_rescaling_or_not_at_all(tmp_path):
         (dict(arch=dict(dim=16, depth=4)), "needs 'heads'"),
         (dict(arch=dict(dim=16, depth=4, heads=3)), 'dim=16 must be a multiple of heads=3'),
         (dict(arch=dict(dim=16, depth=3, heads=2)), 'depth=3 must be 4 at least'),
+        (dict(arch=TINY | dict(patch_size=0)), 'patch_size=0.* has a number below 1'),
         (dict(arch=TINY | dict(patch_size=14)), 'patch_size=14 must be one of 4, 8, 16, 32'),
     ],
 )

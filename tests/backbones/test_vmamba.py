@@ -1,6 +1,8 @@
 """VMamba against a plain reading of the official weights."""
 
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -249,9 +251,40 @@ def test_the_last_patches_of_the_vanilla_family_are_completed_with_zeros():
         ('vmamba_tiny', "did you mean 'tiny'"),
         ('tiny_s1l9', "did you mean 'tiny_s1l8'"),
         (dict(depths=(1,), dims=(8, 16)), 'must name the same stages'),
+        (dict(depths=1, dims=8), 'depths=1 and dims=8 must name the same stages'),
         (dict(depths=(1,), dims=(8,), ssm_ratio=0.1), 'leaves no channel'),
     ],
 )
 def test_wrong_sizes_are_answered_with_what_is_right(arch, message):
     with pytest.raises(UserError, match=message):
         VMamba(arch)
+
+
+def test_a_form_of_the_scan_that_does_not_exist_is_answered():
+    with pytest.raises(UserError, match="selective_scan: unknown form='chunk' .did you mean 'chunked'"):
+        VMamba('tiny', selective_scan='chunk')
+
+
+def test_every_form_of_the_scan_is_one_function():
+    size = dict(depths=(1, 1), dims=(8, 16))
+    model, reference = (VMamba(size, out_indices=(0, 1), selective_scan=form) for form in ('chunked', 'reference'))
+    reference.load_state_dict(model.state_dict())
+    image = torch.randn(1, 3, 40, 24)
+    for a, b in zip(model(image), reference(image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_settings_in_an_official_file_are_left_out(tmp_path, monkeypatch):
+    """They are yacs' CfgNode, which is a dict with a few attributes; yacs need not be there."""
+    module = types.ModuleType('yacs.config')
+    module.CfgNode = type('CfgNode', (dict,), dict(__module__='yacs.config'))
+    settings = module.CfgNode(MODEL=module.CfgNode(NAME='vssm'))
+    settings.__dict__['__immutable__'] = True
+    state = VMamba('tiny', out_norm=False).state_dict()
+    with monkeypatch.context() as context:
+        context.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+        context.setitem(sys.modules, 'yacs.config', module)
+        torch.save(dict(model=state, config=settings, epoch=292), path := tmp_path / 'vssm.pth')
+    model = VMamba('tiny', out_norm=False, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    model.init_weights()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

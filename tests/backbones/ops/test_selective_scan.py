@@ -143,7 +143,7 @@ def test_decays_of_all_sizes_give_finite_results(form, scale):
 @pytest.mark.parametrize('form, length', [('reference', 500), ('chunked', 5000), ('triton', 12)])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_under_autocast_states_and_sums_are_in_single_precision(form, length, dtype):
-    """What comes in and goes out is all that is rounded to half precision."""
+    """Inputs and their gradients are all that is rounded to half precision."""
     inputs = [x if x.dim() < 3 else x.detach().to(dtype).requires_grad_() for x in make(1, length, 4, 2)]
     inputs[2] = (inputs[2] / 50).detach().requires_grad_()  # states remember hundreds of positions
     grad = torch.randn(1, length, 4, device=DEVICE).to(dtype)
@@ -151,9 +151,25 @@ def test_under_autocast_states_and_sums_are_in_single_precision(form, length, dt
     assert_close(single, loop(grad, *inputs), 1e-5)
     with torch.autocast(DEVICE, dtype):
         half = outputs(grad, *inputs, form=form)
-    for name, value, expected, x in zip(('output', *NAMES), half, single, [inputs[0], *inputs], strict=True):
+    for name, value, expected, x in zip(('output', *NAMES), half, single, [single[0], *inputs], strict=True):
         rounding = dict(rtol=torch.finfo(x.dtype).eps, atol=0)  # Triton's interpreter cuts digits off
         torch.testing.assert_close(value, expected.to(x.dtype), **rounding, msg=name)
+
+
+@pytest.mark.parametrize('form', ['chunked', 'triton'])
+def test_what_half_precision_has_no_number_for_stays_finite(form):
+    inputs = [x if x.dim() < 3 else torch.full_like(x, 60).half() for x in make(1, 6, 4, 2)]
+    y = selective_scan(*inputs, form=form)
+    assert y.max() > torch.finfo(torch.half).max
+    torch.testing.assert_close(y, selective_scan(*(x.float() for x in inputs), form='reference'))
+
+
+@pytest.mark.parametrize('wrong', ['delta', 'A', 'B', 'C'])
+def test_shapes_that_do_not_fit_are_named(wrong):
+    inputs = dict(zip('u delta A B C D'.split(), make(1, 5, 4, 2), strict=False))
+    inputs[wrong] = inputs[wrong][..., :-1, :]
+    with pytest.raises(ValueError, match=f'selective_scan: {wrong} is .* and must be '):
+        selective_scan(**inputs)
 
 
 @pytest.mark.parametrize('form', ['chunked', 'triton'])
@@ -250,7 +266,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from backbones.ops import selective_scan_triton as kernels
 
-HALF = 'u_ptr delta_ptr B_ptr C_ptr y_ptr grad_ptr grad_u_ptr grad_delta_ptr'.split()  # under autocast
+HALF = 'u_ptr delta_ptr B_ptr C_ptr grad_u_ptr grad_delta_ptr'.split()  # under autocast
 gradients = [name for name in kernels._adjoint_kernel.arg_names if name.startswith('grad_') and name != 'grad_ptr']
 gradients.remove('grad_states_ptr')
 ONES = dict.fromkeys(['NP', 'N', 'L', 'steps', 'chunks'], 1)  # Triton makes a constant of each size that is 1
