@@ -6,10 +6,10 @@ For each channel ``d`` and state ``n``, along a sequence, from ``h_0 = 0``::
     h_t[n] = exp(delta_t * A[n]) * h_(t-1)[n] + delta_t * B_t[n] * u_t
     y_t = sum over n of C_t[n] * h_t[n] + D * u_t
 
-Steps in turn take ``L`` of them. Here a sequence is cut into about ``sqrt(L)`` chunks of about ``sqrt(L)`` positions:
-all chunks walk at once, from zero; then a walk over the chunks finds the state that each one starts from; then all
-walk again, from there. The backward pass does likewise from the end, with the states computed again from those that
-chunks start from, which alone are kept. Decays are multiplied, never divided by: nothing overflows.
+Instead of ``L`` steps one after the other, about ``3 * sqrt(L)`` are taken: a sequence is cut into ``sqrt(L)`` chunks
+of ``sqrt(L)`` positions, and all chunks walk at once, from zero; then a walk over the chunks finds the state that each
+one starts from; then all walk again, from there. The backward pass does likewise from the end, with the states computed
+again from those that chunks start from, which alone are kept. Decays are multiplied, never divided by.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def test_it_is_the_recurrence(form, shape, parts, monkeypatch):
     grad = torch.randn_like(inputs[0])
     assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-5)
     inputs = make(*SHAPES[shape], dtype=torch.double)
-    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-14)
+    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-13)
 
 
 @pytest.mark.parametrize('states', [1, 16])
@@ -184,11 +184,12 @@ def test_views_of_any_strides_are_taken(form):
     assert_close(expanded, loop(torch.ones_like(grad), *inputs), 1e-5)
 
 
-def test_an_empty_batch_and_a_device_without_data_pass():
+@pytest.mark.parametrize('form', ['chunked', 'triton'])
+def test_an_empty_batch_and_a_device_without_data_pass(form):
     inputs = make(0, 6, 3, 2)
-    selective_scan(*inputs).sum().backward()
+    selective_scan(*inputs, form=form).sum().backward()
     assert all(x.grad.shape == x.shape and x.grad.abs().sum() == 0 for x in inputs)
-    assert selective_scan(*(x.to('meta') for x in make(2, 6, 3, 2))).shape == (2, 6, 3)
+    assert selective_scan(*(x.to('meta') for x in make(2, 6, 3, 2)), form=form).shape == (2, 6, 3)
 
 
 def test_chunks_cover_a_sequence_in_as_many_steps_as_its_root():
