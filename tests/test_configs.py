@@ -117,3 +117,21 @@ def test_an_unknown_config_is_answered_with_the_nearest(tmp_path):
 
     with pytest.raises(UserError, match="did you mean 'mask_rcnn_mambaout_tiny'"):
         config('mask_rcnn_mambaout_tinny')
+
+
+PROBES = ['mambaout', 'mambaout_ssm', 'vmamba', 'vit', 'vit_causal']
+
+
+@pytest.mark.parametrize('name', PROBES)
+def test_a_probe_sets_its_backbone_and_channels_alone(name):
+    cfg, first = load(f'mini/probe_{name}'), load('mini/probe_mambaout')
+    model = build(cfg)
+    (out_norm,) = model.backbone.out_norms.values()
+    assert model.decode_head.in_channels == len(out_norm.weight)
+    assert 150_000 < sum(p.numel() for p in model.backbone.parameters()) < 500_000
+    for config in (cfg, first):
+        config.model.pop('backbone')
+        for key in ('in_channels', 'channels'):
+            config.model.decode_head.pop(key)
+        config.pop('width', None)
+    assert cfg.to_dict() == first.to_dict()

@@ -1,11 +1,16 @@
-"""Draws a mini COCO or a mini ADE20K, in the on-disk layout that mmdet or mmseg reads unmodified.
+"""Draws a mini COCO, a mini ADE20K or cues far from their targets, in the on-disk layouts of mmdet and mmseg.
 
     python tools/make_mini_dataset.py coco data/mini_coco
     python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 480 --seed 0
+    python tools/make_mini_dataset.py cue data/mini_cue --distances 32 128 448
 
 A class has a shape, a texture and two colours that vary widely; what lies on top owns the pixel. Each picture has a
 random stream of its own, keyed by seed, split and number, so more images never change the earlier ones; the same seed
 gives the same bytes under the same numpy and OpenCV.
+
+In `cue`, the colour of the one ball in a strip is the label, 1 or 2, of all its kites, which look the same under both.
+There is one on each side of the ball at each distance, in pixels, that the strip has room for; windowpanes in the
+ball's two colours distract. cues.json says where they are.
 """
 
 import argparse
@@ -14,6 +19,7 @@ import json
 import os
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -28,6 +34,10 @@ WALL, BUILDING, SKY, FLOOR, TREE, ROAD, WINDOWPANE, GRASS, MOUNTAIN, BALL, CLOCK
 OTHER = 0  # ADE20K's label of what belongs to none of its 150 classes; here, kites
 RADIUS = (12.0, 54.0)  # pixels, half the length of an object
 TURN, SPREAD = 0.5, 25.0  # radians and RGB levels, at most, between an object and an upright one of typical colours
+STRIP, CELL = (512, 48), 16  # width and height of a picture with a cue, and of the cell that holds one thing
+DISTANCES = (32, 64, 96, 128, 192, 256, 320, 384, 448)  # pixels from a cue to its targets
+CUE_COLOURS = ((215, 75, 60), (60, 105, 215))  # typical of labels 1 and 2
+INK, PAPER = np.full((2, 3), [[40], [235]], np.float32)
 MIN_PIXELS, MIN_VISIBLE = 24, 0.5  # every object shows at least these pixels, and this part of its whole area
 VAL_IDS = 10**9  # added to COCO's ids in the validation split, so that no id occurs twice whatever the number of images
 VERSION = 1  # of the drawings: raise it with any change that alters a byte of the output
@@ -115,9 +125,11 @@ class Cutout(NamedTuple):
 class Scene:
     """A picture being painted: `image` (h, w, 3), RGB in 0..255, and `owner` (h, w), to whom each pixel belongs."""
 
-    def __init__(self, rng: np.random.Generator):
-        w, h = int(rng.integers(200, 257)), int(rng.integers(150, 193))
-        self.rng, (self.w, self.h) = rng, (h, w) if rng.random() < 0.2 else (w, h)
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int] | None = None):
+        if size is None:
+            w, h = int(rng.integers(200, 257)), int(rng.integers(150, 193))
+            size = (h, w) if rng.random() < 0.2 else (w, h)
+        self.rng, (self.w, self.h) = rng, size
         self.y, self.x = np.mgrid[: self.h, : self.w].astype(np.float32)
         self.image = np.zeros((self.h, self.w, 3), np.float32)
         self.owner = np.zeros((self.h, self.w), np.int32)
@@ -262,6 +274,46 @@ def draw_surfaces(rng: np.random.Generator) -> tuple[Array, Array, str]:
     return scene.photograph(), scene.owner.astype(np.uint8), kind
 
 
+def draw_cue(
+    rng: np.random.Generator, label: int, distances: Sequence[int], asked: int
+) -> tuple[Array, Array, list[int], list[int]]:
+    """A picture of a cue, the targets in its row, and three distractors.
+
+    What is drawn at random does not depend on the label, which sets the colour of the cue and nothing else. Things stay
+    within their row of cells.
+
+    Args:
+        rng: Where everything else comes from.
+        label: That of all targets, 1 or 2.
+        distances: From the centre of the cue to those of the targets, in pixels.
+        asked: The one of them that the strip has room for, to the right of the cue where positive.
+
+    Returns:
+        The picture; the label of every pixel, (h, w) uint8, 0 but for the targets; (x, y) of the cue's centre; x of the
+        targets'.
+    """
+    scene, half = Scene(rng, STRIP), CELL // 2
+    base = scene.colour([])
+    base += 0.9 * (base.mean() - base)
+    scene.lay(0, scene.surface(SKY), [base, base + rng.uniform(-8, 8, 3).astype(np.float32)])
+    colours = [[scene.colour([], typical), INK] for typical in CUE_COLOURS]
+    cue = int(rng.integers(half + max(0, -asked), scene.w - half + 1 - max(0, asked)))
+    targets = [x for d in distances for x in (cue - d, cue + d) if half <= x <= scene.w - half]
+    rows = np.arange(half, scene.h, CELL) - 1  # of centres
+    row = int(rng.choice(rows))
+    placed = [(x, row) for x in (cue, *targets)]
+    distractors: list[tuple[int, int]] = []
+    while len(distractors) < 3:
+        place = int(rng.integers(half, scene.w - half + 1)), int(rng.choice(rows))
+        if all(np.hypot(*np.subtract(place, other)) >= 1.5 * CELL for other in placed + distractors):
+            distractors.append(place)
+    things = [(label, 'kite', place, [PAPER, INK]) for place in placed[1:]]
+    things += [(0, 'windowpane', place, colours[rng.integers(2)]) for place in distractors]
+    for owner, name, place, look in [*things, (0, 'ball', placed[0], colours[label - 1])]:
+        scene.lay(owner, scene.thing(name, *place, half - 0.5), look)
+    return scene.photograph(), scene.owner.astype(np.uint8), [cue, row], targets
+
+
 def polygons(mask: Array, left: int = 0) -> list[list[float]]:
     """Outlines of a mask as COCO polygons, which have no holes: a mask with a hole is cut in two there.
 
@@ -287,6 +339,16 @@ def run_lengths(mask: Array) -> dict:
 def save(path: Path, image: Array, *options: int) -> None:
     """Writes an RGB or a one-channel uint8 picture; the suffix says how."""
     path.write_bytes(cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)[1].tobytes())
+
+
+def save_labelled(root: Path, split: str, stem: str, picture: Array, labels: Array) -> None:
+    """Writes a picture and the label of every pixel as ADE20K does."""
+    folder = {'train': 'training', 'val': 'validation'}[split]
+    image, annotation = (root / kind / folder for kind in ('images', 'annotations'))
+    for parent in (image, annotation):
+        parent.mkdir(parents=True, exist_ok=True)
+    save(image / f'{stem}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90)
+    save(annotation / f'{stem}.png', labels)
 
 
 def write_coco(root: Path, splits: dict[str, int], seed: int) -> str:
@@ -328,14 +390,10 @@ def write_ade20k(root: Path, splits: dict[str, int], seed: int) -> str:
     found: dict[str, Counter[int]] = {name: Counter() for name in splits}
     scenes = []
     for split, (name, count) in enumerate(splits.items()):
-        folder = {'train': 'training', 'val': 'validation'}[name]
-        (root / 'images' / folder).mkdir(parents=True)
-        (root / 'annotations' / folder).mkdir(parents=True)
         for number in range(1, count + 1):
             picture, labels, kind = draw_surfaces(np.random.default_rng([seed, split, number]))
             stem = f'ADE_{name}_{number:08d}'
-            save(root / 'images' / folder / f'{stem}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90)
-            save(root / 'annotations' / folder / f'{stem}.png', labels)
+            save_labelled(root, name, stem, picture, labels)
             scenes.append(f'{stem} {kind}\n')
             sizes = np.bincount(labels.ravel())
             pixels.update({i: int(sizes[i]) for i in np.flatnonzero(sizes)})
@@ -349,6 +407,27 @@ def write_ade20k(root: Path, splits: dict[str, int], seed: int) -> str:
     return 'images with: ' + ', '.join(f'{name} {both[i]}' for i, name in [*ADE_CLASSES.items(), (OTHER, 'other')])
 
 
+def write_cue(root: Path, splits: dict[str, int], seed: int, distances: Sequence[int]) -> str:
+    """Writes images/, annotations/ and cues.json.
+
+    Each picture is there twice, one after the other, with the cue in either colour: who does not see the cue is right
+    in one of the two. Distances, and the sides on which the strip has room for them, take turns.
+    """
+    turns = [side * d for d in distances for side in (-1, 1)]
+    cues = {}
+    for split, (name, count) in enumerate(splits.items()):
+        for number in range(1, count + 1):
+            pair, other = divmod(number - 1, 2)
+            rng, label, asked = np.random.default_rng([seed, split, pair]), 1 + other, turns[pair % len(turns)]
+            picture, labels, cue, targets = draw_cue(rng, label, distances, asked)
+            stem = f'cue_{name}_{number:08d}'
+            save_labelled(root, name, stem, picture, labels)
+            cues[stem] = dict(label=label, cue=cue, targets=targets)
+    (root / 'cues.json').write_text(json.dumps(cues))
+    total = sum(len(cue['targets']) for cue in cues.values())
+    return f'targets: {total}, {distances[0]} to {distances[-1]} pixels from their cue'
+
+
 class Parser(argparse.ArgumentParser):
     """Answers whatever is wrong with one line."""
 
@@ -359,17 +438,27 @@ class Parser(argparse.ArgumentParser):
 def main() -> None:
     """Draws the data set in a folder beside OUT, which gets its name when it is whole."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('kind', choices=['coco', 'ade20k'])
+    parser.add_argument('kind', choices=['coco', 'ade20k', 'cue'])
     parser.add_argument('out', type=Path, help='a folder that is empty or does not exist')
     parser.add_argument('--images', type=int, default=480, help='for training (default: 480); a quarter comes on top')
     parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
+    default = f'of targets from a cue, in pixels (default: {" ".join(map(str, DISTANCES))})'
+    parser.add_argument('--distances', type=int, nargs='+', help=default)
     args = parser.parse_args()
     if args.images < 1:
         parser.error(f'--images must be 1 or more, not {args.images}')
     if args.seed < 0:
         parser.error(f'--seed must be 0 or more, not {args.seed}')
+    if args.distances and args.kind != 'cue':
+        parser.error(f'--distances: there are no cues in {args.kind}')
+    distances, low, high = sorted({*(args.distances or DISTANCES)}), 2 * CELL, STRIP[0] - 2 * CELL
+    if not low <= distances[0] <= distances[-1] <= high or min(np.diff(distances), default=CELL) < CELL:
+        given = ' '.join(map(str, distances))
+        parser.error(f'--distances must be from {low} to {high}, and {CELL} or more apart, not {given}')
+    write = dict(coco=write_coco, ade20k=write_ade20k, cue=write_cue)[args.kind]
+    options = dict(distances=distances) if args.kind == 'cue' else {}
     splits = {'train': args.images, 'val': max(2, args.images // 4)}
-    identity = json.dumps(dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSION))
+    identity = json.dumps(dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSION) | options)
     out = args.out.resolve()
     part = out.with_name(f'.{out.name}.{os.getpid()}.part')
     try:
@@ -380,7 +469,7 @@ def main() -> None:
                 return
             parser.error(f'{out} holds something else: name another folder, or remove this one first')
         part.mkdir(parents=True)
-        statistics = (write_coco if args.kind == 'coco' else write_ade20k)(part, splits, args.seed)
+        statistics = write(part, splits, args.seed, **options)
         (part / 'mini.json').write_text(identity)
         part.replace(out)
     except OSError as error:
