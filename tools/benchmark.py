@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Speed and memory against peers, measured side by side in one process.
 
-    python tools/benchmark.py benchmarks/results/NAME --arch tiny base --sweep      all suites, sizes by device
+    python tools/benchmark.py benchmarks/results/NAME --arch tiny base --sweep      all but input, sizes by device
     python tools/benchmark.py OUT --suites backbone --arch base --shapes 2x800x1280
 
 Suites: `backbone` (the forward pass, and the training step), `detection` and `segmentation` (the whole training step
