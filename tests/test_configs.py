@@ -119,7 +119,7 @@ def test_an_unknown_config_is_answered_with_the_nearest(tmp_path):
         config('mask_rcnn_mambaout_tinny')
 
 
-PROBES = ['mambaout', 'mambaout_ssm', 'vmamba', 'vit', 'vit_causal']
+PROBES = ['mambaout', 'mambaout_ssm', 'mambaout_ssm_rows', 'vmamba', 'vit', 'vit_causal']
 
 
 @pytest.mark.parametrize('name', PROBES)

@@ -45,6 +45,7 @@ plt.switch_backend('agg')
 DATA = Path('data/mini/cue')
 NAMES = dict(  # a config's: the plots'
     mambaout='MambaOut',
+    mambaout_ssm_rows='MambaOut + SSM, causal',
     mambaout_ssm='MambaOut + SSM',
     vmamba='VMamba',
     vit='ViT',
@@ -173,7 +174,7 @@ def plot_accuracy(results: dict[str, dict], path: Path) -> None:
         for number, model in enumerate(results.values()):
             values = np.array([list(run['accuracy'][side].values()) for run in model['runs']])
             distances = [int(d) for d in model['runs'][0]['accuracy'][side]]
-            axis.plot(distances, values.mean(0), f'C{number}-{"osDv^"[number]}', label=model['name'], markersize=4)
+            axis.plot(distances, values.mean(0), f'C{number}-{"osPDv^"[number]}', label=model['name'], markersize=4)
             axis.fill_between(distances, values.min(0), values.max(0), color=f'C{number}', alpha=0.15)
         axis.set(title=title, xlabel='pixels from cue to target', xticks=distances)
         axis.grid(alpha=0.3)
@@ -201,8 +202,8 @@ def main() -> None:
     parser.add_argument('out', type=Path, help='folder for trainings and results')
     parser.add_argument('--models', nargs='+', choices=NAMES, default=list(NAMES), metavar='NAME')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--images', type=int, default=4000, help='for training (default: 4000, seen once)')
-    parser.add_argument('--iterations', type=int, default=500, help='of each training (default: 500)')
+    parser.add_argument('--images', type=int, default=4800, help='for training (default: 4800, seen once)')
+    parser.add_argument('--iterations', type=int, default=600, help='of each training (default: 600)')
     args = parser.parse_args()
     torch.set_num_threads(1)  # trainings run beside
     run(args.out / 'data.log', 'make_mini_dataset.py', 'cue', DATA, '--images', args.images)

@@ -47,11 +47,11 @@ test_dataloader = dict(
 )
 val_dataloader, val_evaluator, val_cfg = None, None, None
 
-iterations = 500
+iterations = 600
 optim_wrapper = dict(optimizer=dict(lr=3e-3, betas=(0.9, 0.95)), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=50),
-    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=50, end=iterations),
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=60),
+    dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=60, end=iterations),
 ]
 train_cfg = dict(max_iters=iterations)
 default_hooks = dict(
