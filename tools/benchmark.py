@@ -5,10 +5,10 @@
     python tools/benchmark.py OUT --suites backbone --arch base --shapes 2x800x1280
 
 Suites: `backbone` (the forward pass, and the training step), `detection` and `segmentation` (the whole training step
-and inference of Mask R-CNN and UperNet, on drawn images), `evaluation` (COCO's scores by two libraries), `input` (the
-transforms of the training images in `data/`). Peers sit behind the same heads. In each round every candidate runs once,
-in turn; what is reported is the median of the rounds' ratios to the first candidate, with their range: an absolute time
-says little on a machine that others share.
+and inference of Mask R-CNN and UperNet, on drawn images), `scan` (the selective scan over a detector's largest map),
+`evaluation` (COCO's scores by two libraries), `input` (the transforms of the training images in `data/`). Peers sit
+behind the same heads. In each round every candidate runs once, in turn; what is reported is the median of the rounds'
+ratios to the first candidate, with their range: an absolute time says little on a machine that others share.
 
 Writes OUT.json, with all times and how they were taken, OUT.md, a table, and OUT.png, ratios over sizes. The rate of
 matrix products and of copies is measured, too; `roofline` is the least time that any candidate's operators would need
@@ -58,6 +58,7 @@ from tqdm import tqdm
 from backbones.errors import UserError
 from backbones.mambaout import ARCHS, MambaOut
 from backbones.ops import gated_cnn
+from backbones.ops.selective_scan import selective_scan
 from mmdet_plugin.metric import evaluator
 from mmengine_plugin import config, launch
 from mmengine_plugin.files import whole_file, write_json
@@ -72,6 +73,7 @@ SHAPES = dict(  # images x height x width
     segmentation=['16x512x512'] if CUDA else ['2x512x512'],
 )
 COMPILED = ', compiled'  # at the end of a candidate's name
+SCANS = {'VMamba tiny_s1l8': (64000, 96, 1), 'VMamba tiny': (64000, 192, 16)}  # positions, channels, states
 SWEEP = ['1x256x256', '1x512x512', '1x800x1280', *(['1x1024x2048'] if CUDA else [])]  # of the plot
 
 
@@ -341,6 +343,31 @@ def draw(task: str, images: int, height: int, width: int) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
+def scans(rounds: int) -> list[dict]:
+    """One direction of a selective scan over the map of stride 4 of 800x1280 pixels, with gradients and without."""
+    rows = []
+    for model, (length, channels, states) in SCANS.items():
+        u, delta = torch.randn(2, 1, length, channels, device=DEVICE)
+        B, C = torch.randn(2, 1, length, states, device=DEVICE)
+        A = -torch.arange(1.0, states + 1, device=DEVICE).expand(channels, -1)
+        D, bias = torch.ones(channels, device=DEVICE), torch.full((channels,), -4.0, device=DEVICE)
+        inputs = [tensor.contiguous().requires_grad_() for tensor in (u, delta, A, B, C, D, bias)]
+
+        def infer(form: str, inputs: list[Tensor] = inputs) -> None:
+            with torch.no_grad():
+                selective_scan(*inputs, form=form)
+
+        def step(form: str, inputs: list[Tensor] = inputs) -> None:
+            torch.autograd.grad(selective_scan(*inputs, form=form).sum(), inputs)
+
+        for what, run in dict(inference=infer, step=step).items():
+            forms = ('chunked', 'triton') if CUDA else ('reference', 'chunked')  # the loop says nothing of a GPU
+            found = measure({form: functools.partial(run, form) for form in forms}, rounds, f'scan {model} {what}')
+            shape = f'{length}x{channels}, {states} state{"s" if states > 1 else ""}'
+            rows += [dict(suite=f'scan, {model}', what=what, shape=shape, candidate=c, **f) for c, f in found.items()]
+    return rows
+
+
 def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]:
     """COCO's scores of noisy copies of drawn boxes and their masks, by each library."""
     random, size = np.random.default_rng(0), (480, 640)
@@ -489,7 +516,7 @@ def report(rows: list[dict], out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', help='results, without an ending')
-    suites = ['backbone', 'detection', 'segmentation', 'evaluation', 'input']
+    suites = ['backbone', 'detection', 'segmentation', 'scan', 'evaluation', 'input']
     parser.add_argument(
         '--suites', nargs='+', choices=suites, default=suites[:-1], help='(default: all but input, which needs data/)'
     )
@@ -513,7 +540,7 @@ def main() -> None:
             elif suite in SHAPES:
                 rows += whole(suite, arch, shapes, args.rounds)
             else:
-                rows += dict(evaluation=evaluation, input=loading)[suite](args.rounds)
+                rows += dict(scan=scans, evaluation=evaluation, input=loading)[suite](args.rounds)
             report(rows, Path(args.out))  # after each, so that none is lost
     print(table(rows))
 

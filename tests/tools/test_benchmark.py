@@ -43,6 +43,15 @@ def test_whole_models_take_steps_behind_one_head(suite, shape, tool, tmp_path):
     assert all(len(profile) == 10 and 0.5 < sum(profile.values()) <= 1 for profile in profiles)
 
 
+@pytest.mark.full_size
+def test_the_scan_is_reported_beside_the_loop(tool, tmp_path):
+    done = tool('benchmark.py', tmp_path / 'report', '--suites', 'scan', '--rounds', 1)
+    assert done.returncode == 0, done.stdout[-3000:]
+    rows = json.loads((tmp_path / 'report.json').read_text())['rows']
+    assert {row['shape'] for row in rows} == {'64000x96, 1 state', '64000x192, 16 states'} and len(rows) == 8
+    assert all(row['ratio'] == 1 for row in rows[::2]) and all(row['ratio'] != 1 for row in rows[1::2])
+
+
 def test_the_input_side_is_reported_by_transform(tool, tmp_path):
     link(tmp_path, 'coco', 'coco')
     link(tmp_path, 'ade/ADEChallengeData2016', 'ADEChallengeData2016')
