@@ -15,12 +15,15 @@ pytestmark = pytest.mark.full_size
 @pytest.mark.parametrize(
     ('config', 'place', 'name', 'length', 'score'),
     [
-        (
-            'mask_rcnn_mambaout_tiny',
-            'coco',
-            'coco',
-            ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=4', 'val_dataloader.dataset.indices=1'],
-            'coco/segm_mAP',
+        *(
+            (
+                f'mask_rcnn_{backbone}',
+                'coco',
+                'coco',
+                ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=4', 'val_dataloader.dataset.indices=1'],
+                'coco/segm_mAP',
+            )
+            for backbone in ('mambaout_tiny', 'vmamba_tiny', 'vmamba_tiny_s1l8')
         ),
         (
             'upernet_mambaout_tiny',

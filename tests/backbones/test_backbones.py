@@ -182,25 +182,25 @@ def test_torch_compile_trains_by_one_program_for_all_sizes(build):
             backward(model(torch.randn(2, 3, *size)))
 
 
-def _ddp_worker(rank: int, port: int, model: nn.Module, image: Tensor, gradients: dict[str, Tensor]) -> None:
+def _ddp_worker(rank: int, port: int, models: list[nn.Module], image: Tensor, gradients: list[list[Tensor]]) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
-    model = copy.deepcopy(model)  # what spawn hands over shares its memory with the other process
-    parallel = DistributedDataParallel(model)
-    sum(m.sin().sum() for m in parallel(image[rank : rank + 1])).backward()
-    for name, parameter in model.named_parameters():
-        assert distance(parameter.grad, gradients[name]) < 1e-4, name
+    for model, expected in zip(models, gradients, strict=True):
+        model = copy.deepcopy(model)  # what spawn hands over shares its memory with the other process
+        parallel = DistributedDataParallel(model)
+        sum(m.sin().sum() for m in parallel(image[rank : rank + 1])).backward()
+        for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+            assert distance(parameter.grad, gradient) < 1e-4, f'{type(model).__name__}: {name}'
     os._exit(0)  # without tearing gloo and DDP down, whose threads now and then wait for each other for ever
 
 
 def test_ddp_averages_the_gradients_of_all_parameters(free_port):
-    """On one backbone: for the others, it is enough that gradients reach all parameters."""
-    image = torch.randn(2, 3, 64, 64)
-    model = noisy(backbones.MambaOut(MAMBAOUT))
-    (sum(m.sin().sum() for m in model(image)) / 2).backward()
-    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-    model.zero_grad()
-    mp.spawn(_ddp_worker, (free_port, model, image, gradients), nprocs=2)
+    image, models = torch.randn(2, 3, 64, 64), [noisy(MODELS.build(case.values[0])) for case in CASES]
+    gradients = []
+    for model in models:
+        loss = sum(m.sin().sum() for m in model(image)) / 2
+        gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+    mp.spawn(_ddp_worker, (free_port, models, image, gradients), nprocs=2)
 
 
 @pytest.mark.parametrize(
