@@ -111,6 +111,10 @@ def test_what_is_said_of_long_sequences_is_what_the_program_says(checkout, tool)
     assert (checkout / 'work_dirs/long_sequence.png').is_file()
 
 
+def test_the_probes_tables_are_those_of_its_run():
+    assert (ROOT / 'benchmarks/results/probe.md').read_text() in (ROOT / 'docs/hypotheses.md').read_text()
+
+
 def test_every_message_that_is_quoted_is_asserted_by_a_test():
     rows = re.findall(r'^\| (?!what happened|---).*?\| (.*?) \|', (ROOT / 'docs/troubleshooting.md').read_text(), re.M)
     quoted = [part.strip() for row in rows for quote in re.findall('`(.+?)`', row) for part in quote.split('…')]

@@ -16,7 +16,7 @@ def test_the_probe_reports_accuracies_and_receptive_fields_and_does_not_train_ag
     fields = {name: model['runs'][0]['receptive_field'] for name, model in models.items()}
     # 3 + 12 + 4 + 24 + 8 + 2 * 48 pixels to each side of a cell's centre, by its kernels and strides
     assert fields['mambaout']['left'] <= 147 and fields['mambaout']['right'] <= 147
-    assert fields['vit_causal']['left'] > 200
+    assert fields['vit_causal']['left'] > 200 and fields['vit_causal']['right'] < 16  # its own cell's
     scores = [s for m in models.values() for side in m['runs'][0]['accuracy'].values() for s in side.values()]
     assert scores and all(0 <= score <= 1 for score in scores)
     for plot in ('probe_accuracy.png', 'probe_receptive_fields.png'):
