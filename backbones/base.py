@@ -51,8 +51,9 @@ def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch]) -> Arch
 
 def check_stages(depths: Sequence[int], dims: Sequence[int]) -> None:
     """Refuse depths and channels that do not belong to the same stages, one number each."""
-    if not (isinstance(depths, Sequence) and isinstance(dims, Sequence) and depths) or len(depths) != len(dims):
-        raise UserError(f'arch: depths={depths} and dims={dims} must name the same stages')
+    lists = all(isinstance(stages, Sequence) and all(isinstance(n, int) for n in stages) for stages in (depths, dims))
+    if not lists or not depths or len(depths) != len(dims):
+        raise UserError(f'arch: depths={depths!r} and dims={dims!r} must name the same stages, a number for each')
 
 
 def drop_path_rates(model: str, drop_path_rate: float, depth: int) -> list[float]:
@@ -61,8 +62,8 @@ def drop_path_rates(model: str, drop_path_rate: float, depth: int) -> list[float
     Raises:
         UserError: If ``drop_path_rate`` is no probability below 1.
     """
-    if not 0 <= drop_path_rate < 1:
-        raise UserError(f'{model}: drop_path_rate={drop_path_rate} must be at least 0 and below 1')
+    if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
+        raise UserError(f'{model}: drop_path_rate={drop_path_rate!r} must be at least 0 and below 1')
     return torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
 
 
@@ -127,7 +128,7 @@ class Backbone(BaseModule):
         if (
             not isinstance(out_indices, Sequence)
             or not out_indices
-            or list(out_indices) != sorted(set(out_indices) & set(range(count)))
+            or list(out_indices) != [i for i in range(count) if i in out_indices]
         ):
             raise UserError(f'{name}: out_indices={out_indices} must be ascending stage numbers from 0 to {count - 1}')
         if frozen_stages not in range(-1, count + 1):

@@ -252,6 +252,7 @@ def test_the_last_patches_of_the_vanilla_family_are_completed_with_zeros():
         ('tiny_s1l9', "did you mean 'tiny_s1l8'"),
         (dict(depths=(1,), dims=(8, 16)), 'must name the same stages'),
         (dict(depths=1, dims=8), 'depths=1 and dims=8 must name the same stages'),
+        (dict(depths='12', dims=(8, 16)), "depths='12' and dims=.8, 16. must name the same stages"),
         (dict(depths=(1,), dims=(8,), ssm_ratio=0.1), 'leaves no channel'),
     ],
 )
