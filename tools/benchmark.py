@@ -20,19 +20,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import datetime
-import doctor  # noqa: F401  (says what to type if an import below fails)
+import doctor  # says what to type if an import below fails
 import functools
 import io
 import itertools
 import pickle
-import platform
-import re
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -489,19 +484,16 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def report(rows: list[dict], out: Path) -> None:
     """Write the rows, and all that is needed to take them again."""
-    known = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else platform.processor()
-    cpu = re.search(r'(?:model name\s*: )?(.*)', known[max(known.find('model name'), 0) :])[1] or platform.machine()
+    how = doctor.taken('triton', 'mmpretrain')
+    if CUDA:
+        how['device'] = torch.cuda.get_device_name()
     operations, copied = rates()
-    packages = ('torch', 'triton', 'timm', 'mmengine', 'mmcv', 'mmcv-lite', 'mmdet', 'mmsegmentation', 'mmpretrain')
     write_json(
         f'{out}.json',
         dict(
-            command=' '.join(['python', 'tools/benchmark.py', *sys.argv[1:]]),
-            date=datetime.date.today().isoformat(),
-            device=torch.cuda.get_device_name() if CUDA else cpu,
+            **how,
             threads=torch.get_num_threads(),
             dtype=str(DTYPE).removeprefix('torch.'),
-            versions={d.name: d.version for d in distributions() if d.name in (*packages, 'faster-coco-eval')},
             matrix_products_per_second=operations,
             copied_bytes_per_second=copied,
             rows=rows,

@@ -5,13 +5,14 @@
 
 It needs nothing but Python and works where nothing else does; in an installed package, start it by its path. The exit
 code is 1 if anything does not fit. A missing GPU and missing data are told and are no faults. The other programs import
-this one: if an import fails, it adds what to type below the traceback.
+this one: if an import fails, it adds what to type below the traceback; those that measure ask it how they do.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import datetime
 import importlib.util
 import json
 import operator
@@ -117,16 +118,28 @@ def by_name(lines: list[str]) -> dict[str, str]:
     return {re.split('[<=>]', line)[0]: line for line in lines}
 
 
-def versions() -> dict[str, str | None]:
+def versions(*further: str) -> dict[str, str | None]:
     """Installed versions by name; None for what is not there."""
     found: dict[str, str | None] = {}
-    for name in (OURS, *requirements(), 'mmcv', 'numpy', 'setuptools'):
+    for name in (OURS, *requirements(), 'mmcv', 'numpy', 'setuptools', *further):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
     found['Python'] = platform.python_version()
     return found
+
+
+def taken(*packages: str) -> dict[str, object]:
+    """How figures are taken: command, date, CPU and versions, those of further packages included."""
+    info = Path('/proc/cpuinfo')
+    cpu = re.search(r'^model name\s*: (.*)', info.read_text(), re.M) if info.is_file() else None
+    return dict(
+        command=shlex.join(['python', f'tools/{Path(sys.argv[0]).name}', *sys.argv[1:]]),
+        date=datetime.date.today().isoformat(),
+        device=cpu[1] if cpu else platform.processor() or platform.machine(),
+        versions={name: version for name, version in versions(*packages).items() if version},
+    )
 
 
 def fits(version: str | None, requirement: str) -> bool:

@@ -16,17 +16,13 @@ of the seeds (accuracies in per cent, distances in pixels), and two plots.
 from __future__ import annotations
 
 import argparse
-import datetime
-import doctor  # noqa: F401  (says what to type if an import below fails)
+import doctor  # says what to type if an import below fails
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from importlib.metadata import version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -239,14 +235,9 @@ def main() -> None:
             maps.append(np.load(work_dir / 'receptive_field.npy'))
             runs.append(json.loads((work_dir / 'probe.json').read_text()) | dict(receptive_field=extent(maps[-1])))
         results[name], fields[name] = figures(name, config, runs, args.out), np.mean(maps, axis=0)
-    known = Path('/proc/cpuinfo').read_text() if sys.platform == 'linux' else ''
-    cpu = re.search(r'^model name\s*: (.*)', known, re.M)
     content = dict(
-        command=' '.join(['python', 'tools/probe.py', *sys.argv[1:]]),
-        date=datetime.date.today().isoformat(),
-        device=cpu[1] if cpu else platform.processor() or platform.machine(),
+        **doctor.taken(),
         cores=cores,
-        versions={name: version(name) for name in ('torch', 'timm', 'mmengine', 'mmsegmentation', 'numpy')},
         data=json.loads((DATA / 'mini.json').read_text()),
         models=results,
     )
