@@ -21,7 +21,7 @@ if not torch.cuda.is_available():
 # Whoever starts the tests may block signals, which children inherit: none would then know that another has ended.
 signal.pthread_sigmask(signal.SIG_UNBLOCK, signal.valid_signals())
 os.environ.setdefault('GLOO_SOCKET_IFNAME', 'lo' if sys.platform == 'linux' else 'lo0')  # no name need be resolved
-TIME_LIMIT = 300  # seconds, of any program
+TIME_LIMIT = 900  # seconds, of any program
 
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'

@@ -36,11 +36,12 @@ RADIUS = (12.0, 54.0)  # pixels, half the length of an object
 TURN, SPREAD = 0.5, 25.0  # radians and RGB levels, at most, between an object and an upright one of typical colours
 STRIP, CELL = (512, 48), 16  # width and height of a picture with a cue, and of the cell that holds one thing
 DISTANCES = (32, 64, 96, 128, 192, 256, 320, 384, 448)  # pixels from a cue to its targets
+SHARP = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444  # no colour beyond blocks of 8 x 8
 CUE_COLOURS = ((215, 75, 60), (60, 105, 215))  # typical of labels 1 and 2
 INK, PAPER = np.full((2, 3), [[40], [235]], np.float32)
 MIN_PIXELS, MIN_VISIBLE = 24, 0.5  # every object shows at least these pixels, and this part of its whole area
 VAL_IDS = 10**9  # added to COCO's ids in the validation split, so that no id occurs twice whatever the number of images
-VERSION = 1  # of the drawings: raise it with any change that alters a byte of the output
+VERSIONS = dict(coco=1, ade20k=1, cue=2)  # of the drawings: raise it with any change that alters a byte of the output
 
 Array = np.ndarray
 Colours = list[Array]  # RGB in 0..255
@@ -280,7 +281,7 @@ def draw_cue(
     """A picture of a cue, the targets in its row, and three distractors.
 
     What is drawn at random does not depend on the label, which sets the colour of the cue and nothing else. Things stay
-    within their row of cells.
+    within their row of cells; the cue is smaller, so that the blur of the lens around it does, too.
 
     Args:
         rng: Where everything else comes from.
@@ -307,10 +308,10 @@ def draw_cue(
         place = int(rng.integers(half, scene.w - half + 1)), int(rng.choice(rows))
         if all(np.hypot(*np.subtract(place, other)) >= 1.5 * CELL for other in placed + distractors):
             distractors.append(place)
-    things = [(label, 'kite', place, [PAPER, INK]) for place in placed[1:]]
-    things += [(0, 'windowpane', place, colours[rng.integers(2)]) for place in distractors]
-    for owner, name, place, look in [*things, (0, 'ball', placed[0], colours[label - 1])]:
-        scene.lay(owner, scene.thing(name, *place, half - 0.5), look)
+    things = [(label, 'kite', place, half - 0.5, [PAPER, INK]) for place in placed[1:]]
+    things += [(0, 'windowpane', place, half - 0.5, colours[rng.integers(2)]) for place in distractors]
+    for owner, name, place, radius, look in [*things, (0, 'ball', placed[0], half - 3.5, colours[label - 1])]:
+        scene.lay(owner, scene.thing(name, *place, radius), look)
     return scene.photograph(), scene.owner.astype(np.uint8), [cue, row], targets
 
 
@@ -341,13 +342,13 @@ def save(path: Path, image: Array, *options: int) -> None:
     path.write_bytes(cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)[1].tobytes())
 
 
-def save_labelled(root: Path, split: str, stem: str, picture: Array, labels: Array) -> None:
-    """Writes a picture and the label of every pixel as ADE20K does."""
+def save_labelled(root: Path, split: str, stem: str, picture: Array, labels: Array, *options: int) -> None:
+    """Writes a picture, with further options for its JPEG, and the label of every pixel as ADE20K does."""
     folder = {'train': 'training', 'val': 'validation'}[split]
     image, annotation = (root / kind / folder for kind in ('images', 'annotations'))
     for parent in (image, annotation):
         parent.mkdir(parents=True, exist_ok=True)
-    save(image / f'{stem}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90)
+    save(image / f'{stem}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90, *options)
     save(annotation / f'{stem}.png', labels)
 
 
@@ -374,7 +375,9 @@ def write_coco(root: Path, splits: dict[str, int], seed: int) -> str:
                 mark |= dict(area=float(mask.sum()), bbox=[float(n) for n in cv2.boundingRect(mask.astype(np.uint8))])
                 annotations.append(mark)
         content = dict(
-            info=dict(description=f'Mini COCO, drawn by {Path(__file__).name} with seed {seed}', version=str(VERSION)),
+            info=dict(
+                description=f'Mini COCO, drawn by {Path(__file__).name} with seed {seed}', version=str(VERSIONS['coco'])
+            ),
             licenses=[dict(id=1, name='Drawn by a program', url='')],
             images=images,
             annotations=annotations,
@@ -421,7 +424,7 @@ def write_cue(root: Path, splits: dict[str, int], seed: int, distances: Sequence
             rng, label, asked = np.random.default_rng([seed, split, pair]), 1 + other, turns[pair % len(turns)]
             picture, labels, cue, targets = draw_cue(rng, label, distances, asked)
             stem = f'cue_{name}_{number:08d}'
-            save_labelled(root, name, stem, picture, labels)
+            save_labelled(root, name, stem, picture, labels, *SHARP)
             cues[stem] = dict(label=label, cue=cue, targets=targets)
     (root / 'cues.json').write_text(json.dumps(cues))
     total = sum(len(cue['targets']) for cue in cues.values())
@@ -458,7 +461,9 @@ def main() -> None:
     write = dict(coco=write_coco, ade20k=write_ade20k, cue=write_cue)[args.kind]
     options = dict(distances=distances) if args.kind == 'cue' else {}
     splits = {'train': args.images, 'val': max(2, args.images // 4)}
-    identity = json.dumps(dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSION) | options)
+    identity = json.dumps(
+        dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSIONS[args.kind]) | options
+    )
     out = args.out.resolve()
     part = out.with_name(f'.{out.name}.{os.getpid()}.part')
     try:

@@ -10,7 +10,7 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='MambaOut',
-        # theoretical receptive field: 3 + 12 + 4 + 24 + 8 + 2 * 48 = 147 pixels to each side of a cell's centre
+        # theoretical receptive field: 3 + 12 + 4 + 24 + 8 + 2 * 48 = 147 pixels to each side of a cell's left border
         arch=dict(depths=(1, 1, 2), dims=(24, 48, width)),
         out_indices=(2,),
     ),
@@ -26,7 +26,7 @@ model = dict(
         num_classes=len(classes),
         align_corners=False,
         init_cfg=dict(type='Normal', std=0.1, override=dict(name='conv_seg')),
-        loss_decode=dict(type='CrossEntropyLoss', class_weight=[0.02, 1.0, 1.0]),  # of pixels, 1 in 25 is a target's
+        loss_decode=dict(type='CrossEntropyLoss', class_weight=[0.02, 1.0, 1.0]),  # of pixels, 1 in 33 is a target's
     ),
     auxiliary_head=None,
 )
@@ -55,7 +55,7 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=iterations)
 default_hooks = dict(
-    logger=dict(interval=50),
+    logger=dict(interval=10),
     checkpoint=dict(interval=200, save_best=None),
 )
 auto_scale_lr = dict(base_batch_size=8)

@@ -331,18 +331,19 @@ def test_a_picture_has_targets_at_the_farthest_distance_too(tool, monkeypatch, t
         assert [abs(target - truth['cue'][0]) for target in truth['targets']] == [448]
 
 
-def test_nothing_but_the_cues_colour_tells_the_label(cue_root):
-    """So a model that does not see the cue is right in one of two."""
+def test_nothing_but_the_cues_colour_tells_the_label(cue_root, tool):
+    """So a model that does not see the cue, or its row of cells up to where it stands, is right in one of two."""
     cues = json.loads((cue_root / 'cues.json').read_text())
     for number in range(1, IMAGES, 2):
         pair = [f'cue_train_{number + other:08d}' for other in (0, 1)]
         one, two = (cv2.imread(str(cue_root / f'images/training/{stem}.jpg')).astype(int) for stem in pair)
         first, second = (cv2.imread(str(cue_root / f'annotations/training/{stem}.png'), -1) for stem in pair)
         assert (second == 2 * first).all() and first.max() == 1
-        (x, y), near = cues[pair[0]]['cue'], 24  # half a cue, and the blocks of JPEG that it touches
+        (x, y), near = cues[pair[0]]['cue'], tool.CELL  # half a cue, and the blocks of JPEG that it touches
         different = abs(one - two).max(-1)
-        assert different[y - 6 : y + 7, x - 6 : x + 7].max() > 50
-        different[:, max(0, x - near) : x + near] = 0
+        assert different[y - 4 : y + 5, x - 4 : x + 5].max() > 50
+        top = y // tool.CELL * tool.CELL
+        different[top : top + tool.CELL, max(0, x - near) : x + near] = 0
         assert different.max() == 0
 
 
