@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import torch
 from mmengine.logging import print_log
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from .errors import UserError, did_you_mean
 from .weights import load_pretrained
 
+NUMBERS = {int: int, float: int | float, bool: bool}  # types in an arch: what a config may write
 LN_EPS = 1e-6  # of every LayerNorm in the paper's models
 STRIDES = (4, 8, 16, 32)  # of the maps, in pixels
 Arch = TypeVar('Arch')
@@ -27,7 +28,8 @@ def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch]) -> Arch
     """The architecture behind a config's ``arch``: a name of ``archs``, or a dict of its dataclass's arguments.
 
     Raises:
-        UserError: For an unknown name or key, with the nearest known one, and for a key that is missing.
+        UserError: For an unknown name or key, with the nearest known one, for a key that is missing, and for a value of
+            another type.
     """
     if isinstance(arch, str):
         if arch not in archs:
@@ -46,12 +48,15 @@ def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch]) -> Arch
     for key, needed in known.items():
         if needed and key not in arch:
             raise UserError(f'{model}: arch as a dict needs {key!r}')
+    for key, kind in get_type_hints(size).items():
+        if key in arch and not isinstance(arch[key], NUMBERS.get(kind, object)):
+            raise UserError(f'{model}: {key}={arch[key]!r} in arch must be of type {kind.__name__}')
     return size(**arch)
 
 
 def check_stages(depths: Sequence[int], dims: Sequence[int]) -> None:
     """Refuse depths and channels that do not belong to the same stages, one number each."""
-    lists = all(isinstance(stages, Sequence) and all(isinstance(n, int) for n in stages) for stages in (depths, dims))
+    lists = all(isinstance(x, Sequence) and all(isinstance(n, int) and n > 0 for n in x) for x in (depths, dims))
     if not lists or not depths or len(depths) != len(dims):
         raise UserError(f'arch: depths={depths!r} and dims={dims!r} must name the same stages, a number for each')
 
@@ -133,7 +138,7 @@ class Backbone(BaseModule):
             raise UserError(f'{name}: out_indices={out_indices} must be ascending stage numbers from 0 to {count - 1}')
         if frozen_stages not in range(-1, count + 1):
             raise UserError(
-                f'{name}: frozen_stages={frozen_stages} must be -1 (none), 0 (the stem) or up to {count} '
+                f'{name}: frozen_stages={frozen_stages!r} must be -1 (none), 0 (the stem) or up to {count} '
                 '(the stem and that many stages)'
             )
         self.out_indices = tuple(out_indices)

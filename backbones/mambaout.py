@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from .base import LN_EPS, NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rates, get_arch
 from .errors import UserError
 from .ops.gated_cnn import FORMS, form_on, gated_cnn
+from .ops.selective_scan import check_form
 from .s6 import MapS6, draw_weights
 
 
@@ -201,8 +202,8 @@ class MambaOut(PyramidBackbone):
         gated_cnn: How the branch of each block is computed: ``'auto'``, ``'eager'``, ``'fused'`` or ``'triton'``, see
             :data:`backbones.ops.gated_cnn.FORMS`. All are the same function.
         ssm: Put the SSM back, after the convolution of every block: names of :data:`backbones.ops.scan_orders.ORDERS`.
-            A map is read in each order by an S6 of its own, and what they make of it is summed: ``('rows',)`` is causal
-            as Mamba's, ``('rows', 'columns', 'rows_reversed', 'columns_reversed')`` reads as VMamba does. Blocks are
+            A map is read in each order by an S6 of its own, and what they make of it is summed: ``('rows',)`` scans
+            once, as Mamba does, ``('rows', 'columns', 'rows_reversed', 'columns_reversed')`` as VMamba does. Blocks are
             then computed module by module. Published weights hold no S6: it starts at random.
         selective_scan: How the SSM is computed, see :data:`backbones.ops.selective_scan.FORMS`.
         init_cfg: Where weights come from.
@@ -231,9 +232,10 @@ class MambaOut(PyramidBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = get_arch('MambaOut', arch, ARCHS)
-        if gated_cnn not in FORMS:
+        if gated_cnn not in list(FORMS):  # which compares, and so answers what has no hash
             forms = '; '.join(f'{name!r}: {what}' for name, what in FORMS.items())
             raise UserError(f'MambaOut: gated_cnn={gated_cnn!r} is none of {forms}')
+        check_form(selective_scan)
         if not isinstance(ssm, list | tuple | None):
             raise UserError(f"MambaOut: ssm={ssm!r} must be a list of scan orders, such as ['rows']")
         if ssm and gated_cnn in ('fused', 'triton'):

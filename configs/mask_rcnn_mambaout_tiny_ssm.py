@@ -3,6 +3,6 @@
 _base_ = './mask_rcnn_mambaout_tiny.py'
 model = dict(
     backbone=dict(
-        ssm=['rows', 'columns', 'rows_reversed', 'columns_reversed'],  # ours: VMamba's; ['rows'] alone is causal
+        ssm=['rows', 'columns', 'rows_reversed', 'columns_reversed'],  # ours: VMamba's; ['rows'] is one causal scan
     ),
 )

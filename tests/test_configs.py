@@ -119,12 +119,12 @@ def test_an_unknown_config_is_answered_with_the_nearest(tmp_path):
         config('mask_rcnn_mambaout_tinny')
 
 
-PROBES = ['mambaout', 'mambaout_ssm', 'mambaout_ssm_rows', 'vmamba', 'vit', 'vit_causal']
+PROBES = sorted(path.stem for path in (ROOT / 'configs/mini').glob('probe_*.py'))
 
 
 @pytest.mark.parametrize('name', PROBES)
 def test_a_probe_sets_its_backbone_and_channels_alone(name):
-    cfg, first = load(f'mini/probe_{name}'), load('mini/probe_mambaout')
+    cfg, first = load(f'mini/{name}'), load('mini/probe_mambaout')
     model = build(cfg)
     (out_norm,) = model.backbone.out_norms.values()
     assert model.decode_head.in_channels == len(out_norm.weight)

@@ -6,7 +6,7 @@
 Draws `tools/make_mini_dataset.py cue`, trains each of `configs/mini/probe_*.py` on it from three seeds, and scores it
 by the distance between a cue and the targets whose label it tells, and by the side on which the cue lies: to the left,
 it comes before a target in a reading by rows. Chance is one half. The receptive field is measured beside it, as the
-gradient of the map's central cell to the image. As many trainings run at a time as there are cores; all 18 took TIME
+gradient of the map's central cell to the image. As many trainings run at a time as there are cores; all 18 took 36
 minutes on two (AMD EPYC). Stop it whenever you like: the same command goes on.
 
 Writes OUT/probe.json, all figures and how they were taken, OUT/probe.md, tables with the least and the greatest value
@@ -221,7 +221,7 @@ def plot_accuracy(results: dict[str, dict], path: Path) -> None:
         for number, model in enumerate(results.values()):
             values = np.array([list(run['accuracy'][side].values()) for run in model['runs']])
             distances = np.array([int(d) for d in model['runs'][0]['accuracy'][side]])
-            shown = distances + 5 * (number - len(results) / 2)
+            shown = distances + 3 * (number - (len(results) - 1) / 2)
             axis.plot(shown, values.mean(0), f'C{number}{"osPDv^"[number]}-', label=model['name'], lw=0.7, ms=4)
             axis.fill_between(shown, values.min(0), values.max(0), color=f'C{number}', alpha=0.15)
         axis.set(title=title, xlabel='pixels from cue to target', xticks=distances)

@@ -88,8 +88,9 @@ def selective_scan(
 
 def check_form(form: str) -> None:
     """Refuse what is none of ``FORMS``."""
-    if form not in FORMS:
-        raise UserError(f'selective_scan: unknown form={form!r}{did_you_mean(form, FORMS)}; known: {", ".join(FORMS)}')
+    if form not in list(FORMS):  # which compares, and so answers what has no hash
+        guess = did_you_mean(str(form), FORMS)
+        raise UserError(f'selective_scan: unknown form={form!r}{guess}; known: {", ".join(FORMS)}')
 
 
 def _reference(u: Tensor, *inputs: Tensor) -> Tensor:

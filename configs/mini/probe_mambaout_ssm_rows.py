@@ -1,3 +1,3 @@
-# The same blocks with the SSM put back, which reads row by row: a cell sees those before it
+# The same blocks with the SSM put back, which scans once, row by row, what the convolution made
 _base_ = './probe_mambaout.py'
 model = dict(backbone=dict(ssm=['rows']))

@@ -218,6 +218,7 @@ def test_ddp_averages_the_gradients_of_all_parameters(free_port):
         (dict(out_indices=()), 'ascending'),
         (dict(out_indices=[[0, 1]]), 'ascending'),
         (dict(frozen_stages=5), 'up to 4'),
+        (dict(frozen_stages='1'), "frozen_stages='1' must be -1"),
         (dict(init_cfg='model.pth'), "must be dict.type='Pretrained', checkpoint='model.pth'"),
     ],
 )

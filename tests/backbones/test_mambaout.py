@@ -88,6 +88,8 @@ def test_an_ssm_adds_its_own_parameters_and_changes_no_other():
         (dict(ssm='rows'), "ssm='rows' must be a list of scan orders"),
         (dict(ssm=['rows', 'collumns']), "unknown scan order 'collumns' .did you mean 'columns'"),
         (dict(ssm=['rows'], gated_cnn='fused'), "gated_cnn='fused' has no SSM"),
+        (dict(gated_cnn=['auto']), 'is none of'),
+        (dict(selective_scan='chunk'), "unknown form='chunk' .did you mean 'chunked'"),
     ],
 )
 def test_wrong_arguments_are_answered_with_what_is_right(kwargs, message):
