@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from .errors import UserError, did_you_mean
 from .weights import load_pretrained
 
-NUMBERS = {int: int, float: int | float, bool: bool}  # types in an arch: what a config may write
+ACCEPTED = {int: int, float: int | float, bool: bool}  # what a config may write for a field of an arch, by its type
 LN_EPS = 1e-6  # of every LayerNorm in the paper's models
 STRIDES = (4, 8, 16, 32)  # of the maps, in pixels
 Arch = TypeVar('Arch')
@@ -49,7 +49,7 @@ def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch]) -> Arch
         if needed and key not in arch:
             raise UserError(f'{model}: arch as a dict needs {key!r}')
     for key, kind in get_type_hints(size).items():
-        if key in arch and not isinstance(arch[key], NUMBERS.get(kind, object)):
+        if key in arch and not isinstance(arch[key], ACCEPTED.get(kind, object)):
             raise UserError(f'{model}: {key}={arch[key]!r} in arch must be of type {kind.__name__}')
     return size(**arch)
 

@@ -56,7 +56,7 @@ class Options(DictAction):
 
 
 def positive(text: str) -> int:
-    """A number of pixels or channels from the command line."""
+    """A number from the command line, 1 or more."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
     return int(text)

@@ -22,7 +22,6 @@ from backbones import UserError
 from backbones.mambaout import ARCHS
 from mmengine_plugin import launch
 from mmengine_plugin.files import whole_file
-from mmengine_plugin.launch import positive
 
 plt.switch_backend('agg')
 
@@ -78,9 +77,13 @@ def draw(rows: list[tuple[str, int, int, int]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--shape', type=positive, nargs=2, metavar=('H', 'W'), help="(default: the paper's images)")
-    parser.add_argument('--patch', type=positive, metavar='P', help="side of a patch, a stage's stride (default: 16)")
-    parser.add_argument('--width', type=positive, nargs='+', metavar='D', help="(default: ViT-S's and ViT-B's)")
+    parser.add_argument(
+        '--shape', type=launch.positive, nargs=2, metavar=('H', 'W'), help="(default: the paper's images)"
+    )
+    parser.add_argument(
+        '--patch', type=launch.positive, metavar='P', help="side of a patch, a stage's stride (default: 16)"
+    )
+    parser.add_argument('--width', type=launch.positive, nargs='+', metavar='D', help="(default: ViT-S's and ViT-B's)")
     parser.add_argument('--arch', choices=ARCHS, help='a MambaOut, whose stages give patches and widths')
     parser.add_argument('--out', type=Path, default='work_dirs/long_sequence.png', help='(default: %(default)s)')
     args = parser.parse_args()
