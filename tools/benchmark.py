@@ -12,7 +12,8 @@ ratios to the first candidate, with their range: an absolute time says little on
 
 Writes OUT.json, with all times and how they were taken, OUT.md, a table, and OUT.png, ratios over sizes. The rate of
 matrix products and of copies is measured, too; `roofline` is the least time that any candidate's operators would need
-at these rates, over the time that the candidate took. `profile`, in the JSON, names what takes most of a whole step.
+at these rates, over the time that the candidate took. `profile`, in the JSON, names what takes most of a step, and
+`busy`, on CUDA, is the share of the time in which the GPU computes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import itertools
 import pickle
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -101,7 +102,7 @@ def candidates(arch: str) -> dict[str, dict]:
     for form in ('eager', 'fused', 'triton') if CUDA else ('eager', 'fused'):
         found[f'ours, {form}'] = dict(type='MambaOut', arch=arch, out_norm=False, gated_cnn=form)
     if CUDA:  # on a CPU the compiler needs another one, for C++
-        found |= {f'{name}{COMPILED}': dict(found[name]) for name in ('timm', 'ours, triton')}
+        found |= {f'{name}{COMPILED}': dict(found[name]) for name in ('timm', 'ours, eager', 'ours, triton')}
         size = ARCHS[arch]
         if any(int(size.expansion_ratio * dim) % gated_cnn.ALIGNED for dim in size.dims):
             found['ours, triton, unaligned'] = dict(found['ours, triton'], type='UnalignedMambaOut')
@@ -162,13 +163,23 @@ def compare(seconds: dict[str, list[float]]) -> dict[str, dict]:
     return results
 
 
-def profile(run: Callable[[], object]) -> dict[str, float]:
-    """The ten operators, or kernels on CUDA, that take most of a run's time, with their shares of it."""
+def profile(run: Callable[[], object], result: dict) -> None:
+    """Add what takes a run's time to its measured result.
+
+    ``profile`` has the shares of the ten operators, or kernels on CUDA, that take most; ``busy``, on CUDA, is the time
+    of all kernels over the median time of the run: the rest of the time, the GPU waits for the host.
+    """
     with torch.profiler.profile() as profiler:
         run()
-    events = [e for e in profiler.key_averages() if CUDA == (e.device_type == torch.autograd.DeviceType.CUDA)]
+        if CUDA:
+            torch.cuda.synchronize()
+    device = torch.autograd.DeviceType.CUDA if CUDA else torch.autograd.DeviceType.CPU
+    events = [e for e in profiler.key_averages() if e.device_type == device and not e.is_user_annotation]
     times = {e.key: e.self_device_time_total if CUDA else e.self_cpu_time_total for e in events}
-    return {name: times[name] / sum(times.values()) for name in sorted(times, key=times.get, reverse=True)[:10]}
+    largest = sorted(times, key=times.get, reverse=True)[:10]
+    result['profile'] = {name: times[name] / sum(times.values()) for name in largest}
+    if CUDA:
+        result['busy'] = sum(times.values()) / 1e6 / statistics.median(result['seconds'])
 
 
 def kept(run: Callable[[], object], model: nn.Module) -> int:
@@ -226,10 +237,9 @@ def _conv_backward(grad: tuple, x: tuple, weight: tuple, *args, out_shape: tuple
 # --- suites
 
 
-def backbone(arch: str, shapes: list[str], rounds: int, sweep: bool) -> list[dict]:
+def backbone(arch: str, shapes: list[str], rounds: int, sweep: bool) -> Iterator[dict]:
     """The forward pass without gradients, and the training step, of the backbone alone."""
     models = {name: build(name, cfg) for name, cfg in candidates(arch).items()}
-    rows = []
     for shape in [*shapes, *((s for s in SWEEP if s not in shapes) if sweep else ())]:
         torch.compiler.reset()  # each size has a program of its own
         images, height, width = map(int, shape.split('x'))
@@ -259,11 +269,11 @@ def backbone(arch: str, shapes: list[str], rounds: int, sweep: bool) -> list[dic
             for name, result in found.items():
                 if what == 'step':
                     result['roofline'] = least / statistics.median(result['seconds'])
-                rows.append(dict(suite=f'backbone {arch}', what=what, shape=shape, candidate=name, **result))
-    return rows
+                    profile(functools.partial(step, models[name]), result)
+                yield dict(suite=f'backbone {arch}', what=what, shape=shape, candidate=name, **result)
 
 
-def whole(task: str, arch: str, shapes: list[str], rounds: int) -> list[dict]:
+def whole(task: str, arch: str, shapes: list[str], rounds: int) -> Iterator[dict]:
     """The whole training step and inference of a detector or segmentor, behind which all backbones sit alike."""
     name = f'{"mask_rcnn" if task == "detection" else "upernet"}_mambaout_{arch}'
     cfg = Config.fromfile(config(name))
@@ -272,7 +282,7 @@ def whole(task: str, arch: str, shapes: list[str], rounds: int) -> list[dict]:
     cfg.optim_wrapper.dtype = 'bfloat16'  # on CUDA
     if task == 'detection':
         cfg.model.test_cfg.rcnn.score_thr = 0.0  # as many boxes, and so masks, for each candidate's random weights
-    rows, dims = [], list(ARCHS[arch].dims)
+    dims = list(ARCHS[arch].dims)
     found = {n: (dict(c, out_norm=True) if 'out_norm' in c else c, dims) for n, c in candidates(arch).items()}
     made = {}
     for candidate, (body, channels) in {**found, **others()}.items():
@@ -298,11 +308,10 @@ def whole(task: str, arch: str, shapes: list[str], rounds: int) -> list[dict]:
             runs = {n: functools.partial(run, *m) for n, m in made.items()}
             for candidate, result in measure(runs, rounds, f'{task} {what} {shape}').items():
                 if what == 'step':
-                    result['profile'] = profile(runs[candidate])
+                    profile(runs[candidate], result)
                 if CUDA:
                     result['images_per_second'] = len(batch['inputs']) / statistics.median(result['seconds'])
-                rows.append(dict(suite=f'{task} {arch}', what=what, shape=shape, candidate=candidate, **result))
-    return rows
+                yield dict(suite=f'{task} {arch}', what=what, shape=shape, candidate=candidate, **result)
 
 
 def draw(task: str, images: int, height: int, width: int) -> dict:
@@ -338,9 +347,8 @@ def draw(task: str, images: int, height: int, width: int) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
-def scans(rounds: int) -> list[dict]:
+def scans(rounds: int) -> Iterator[dict]:
     """One direction of a selective scan over the map of stride 4 of 800x1280 pixels, with gradients and without."""
-    rows = []
     for model, (length, channels, states) in SCANS.items():
         u, delta = torch.randn(2, 1, length, channels, device=DEVICE)
         B, C = torch.randn(2, 1, length, states, device=DEVICE)
@@ -359,11 +367,11 @@ def scans(rounds: int) -> list[dict]:
             forms = ('chunked', 'triton') if CUDA else ('reference', 'chunked')  # the loop says nothing of a GPU
             found = measure({form: functools.partial(run, form) for form in forms}, rounds, f'scan {model} {what}')
             shape = f'{length}x{channels}, {states} state{"s" if states > 1 else ""}'
-            rows += [dict(suite=f'scan, {model}', what=what, shape=shape, candidate=c, **f) for c, f in found.items()]
-    return rows
+            for candidate, result in found.items():
+                yield dict(suite=f'scan, {model}', what=what, shape=shape, candidate=candidate, **result)
 
 
-def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]:
+def evaluation(rounds: int, images: int = 490, objects: int = 100) -> Iterator[dict]:
     """COCO's scores of noisy copies of drawn boxes and their masks, by each library."""
     random, size = np.random.default_rng(0), (480, 640)
     truth, found = COCO(), []
@@ -384,7 +392,6 @@ def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]
         images=[dict(id=i, height=size[0], width=size[1]) for i in range(images)], annotations=marks, categories=kinds
     )
     truth.createIndex()
-    rows = []
     for kind in ('bbox', 'segm'):
         results = truth.loadRes(
             found if kind == 'segm' else [{k: d[k] for k in d if k != 'segmentation'} for d in found]
@@ -402,13 +409,11 @@ def evaluation(rounds: int, images: int = 490, objects: int = 100) -> list[dict]
         }
         for candidate, result in measure(runs, rounds, f'evaluation {kind}').items():
             shape = f'{len(found)} detections'
-            rows.append(dict(suite='evaluation', what=kind, shape=shape, candidate=candidate, **result))
-    return rows
+            yield dict(suite='evaluation', what=kind, shape=shape, candidate=candidate, **result)
 
 
-def loading(rounds: int, images: int = 80) -> list[dict]:
+def loading(rounds: int, images: int = 80) -> Iterator[dict]:
     """What one worker takes to load images for training, and the share of each transform in it."""
-    rows = []
     for task, path in dict(detection='mask_rcnn_mambaout_tiny', segmentation='upernet_mambaout_tiny').items():
         cfg = Config.fromfile(config(path))
         init_default_scope(cfg.default_scope)
@@ -430,8 +435,7 @@ def loading(rounds: int, images: int = 80) -> list[dict]:
         for candidate, result in compare(seconds).items():
             if candidate == 'whole':
                 result['images_per_second'] = len(indices) / statistics.median(result['seconds'])
-            rows.append(dict(suite='input', what=task, shape=f'{len(indices)} images', candidate=candidate, **result))
-    return rows
+            yield dict(suite='input', what=task, shape=f'{len(indices)} images', candidate=candidate, **result)
 
 
 def handed_over(sample: dict) -> object:
@@ -501,8 +505,6 @@ def report(rows: list[dict], out: Path) -> None:
     )
     with whole_file(f'{out}.md') as temporary:
         temporary.write_text(table(rows))
-    if backbones := [row for row in rows if row['suite'].startswith('backbone')]:
-        plot(backbones, Path(f'{out}.png'))
 
 
 def main() -> None:
@@ -528,12 +530,16 @@ def main() -> None:
         for arch in args.arch if suite in SHAPES else ('',):
             shapes = args.shapes or SHAPES.get(suite)
             if suite == 'backbone':
-                rows += backbone(arch, shapes, args.rounds, args.sweep)
+                found = backbone(arch, shapes, args.rounds, args.sweep)
             elif suite in SHAPES:
-                rows += whole(suite, arch, shapes, args.rounds)
+                found = whole(suite, arch, shapes, args.rounds)
             else:
-                rows += dict(scan=scans, evaluation=evaluation, input=loading)[suite](args.rounds)
-            report(rows, Path(args.out))  # after each, so that none is lost
+                found = dict(scan=scans, evaluation=evaluation, input=loading)[suite](args.rounds)
+            for row in found:
+                rows.append(row)
+                report(rows, Path(args.out))  # after each, so that an interrupted run loses none
+    if backbones := [row for row in rows if row['suite'].startswith('backbone')]:
+        plot(backbones, Path(f'{args.out}.png'))
     print(table(rows))
 
 

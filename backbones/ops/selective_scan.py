@@ -72,8 +72,8 @@ def selective_scan(
     for name, (tensor, shape) in fitting.items():
         if tensor.shape != shape:  # it would be broadcast, or read beyond its end
             raise ValueError(f'selective_scan: {name} is {tuple(tensor.shape)} and must be {tuple(shape)}, by u and A')
-    # Triton interprets kernels where it is asked to, on any device
-    if form == 'triton' and u.device.type != 'cuda' and 'TRITON_INTERPRET' not in os.environ:
+    # meta tensors hold no data to compute, and Triton's interpreter takes any device
+    if form == 'triton' and u.device.type not in ('cuda', 'meta') and 'TRITON_INTERPRET' not in os.environ:
         raise UserError(f"selective_scan: form='triton' needs CUDA, and u is on {u.device}: 'auto' chooses by device")
     D, delta_bias = (A.new_zeros(len(A)) if vector is None else vector for vector in (D, delta_bias))
     inputs = u, delta, A, B, C, D, delta_bias

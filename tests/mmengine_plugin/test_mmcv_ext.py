@@ -254,8 +254,8 @@ def test_max_pooling_is_refused_by_name():
 
 def focal_oracle(input, target, gamma, alpha, weight=None):
     """Lin et al. 2017, eq. 5, for every logit of (N, C)."""
+    input = input.detach().cpu()
     out = torch.zeros_like(input, dtype=torch.float64)
-    input = input.detach()
     for n, c in itertools.product(*map(range, input.shape)):
         positive = int(target[n]) == c
         log_p = -math.log1p(math.exp(-float(input[n, c]) if positive else float(input[n, c])))

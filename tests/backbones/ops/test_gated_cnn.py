@@ -176,7 +176,7 @@ def test_the_choice_by_device_can_be_compiled():
     choose = torch.compile(
         lambda x: x + len(gated_cnn.form_on(torch.device('cuda'), 'auto')), fullgraph=True, backend='eager'
     )
-    assert choose(torch.zeros(())) in (5, 6)
+    assert choose(torch.zeros(())) == len('eager')
 
 
 def test_operations_of_the_operator_are_counted():
@@ -239,7 +239,7 @@ def test_the_kernels_compile_for_a_gpu():
 
 
 def test_a_form_that_does_not_exist_or_not_on_this_device_is_answered(monkeypatch):
-    with pytest.raises(UserError, match="gated_cnn='fast' is none of 'auto': 'triton' on CUDA"):
+    with pytest.raises(UserError, match="gated_cnn='fast' is none of 'auto': 'eager' on CUDA"):
         MambaOut('femto', gated_cnn='fast')
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     with pytest.raises(UserError, match="gated_cnn='triton' needs CUDA"):

@@ -1,0 +1,75 @@
+"""On a GPU, every backbone computes what it computes on a CPU. Skipped where there is no GPU."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+
+from tests.backbones.conftest import backward, distance, noisy
+from tests.backbones.test_backbones import CASES
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    """Single precision all through: TF32 would round the inputs of matrix products and convolutions."""
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize('size', [(64, 96), (33, 50)])
+@pytest.mark.parametrize('cfg', CASES)
+def test_maps_and_gradients_are_those_of_a_cpu(cfg, size):
+    torch.manual_seed(0)
+    on_cpu = noisy(MODELS.build(cfg)).train()
+    on_cuda = copy.deepcopy(on_cpu).cuda()
+    images = torch.randn(2, 3, *size)
+    expected, maps = on_cpu(images), [m.cpu() for m in on_cuda(images.cuda())]
+    for ours, reference in zip(maps, expected, strict=True):
+        assert distance(ours, reference) < 1e-4
+    backward(expected)
+    backward(maps)
+    for (name, ours), reference in zip(on_cuda.named_parameters(), on_cpu.parameters(), strict=True):
+        assert distance(ours.grad.cpu(), reference.grad) < 1e-3, name
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('cfg', CASES)
+def test_under_autocast_the_maps_stay_close_and_gradients_are_finite(cfg, dtype):
+    torch.manual_seed(0)
+    model = noisy(MODELS.build(cfg)).cuda().train()
+    images = torch.randn(2, 3, 64, 96, device='cuda')
+    with torch.no_grad():
+        single = model(images)
+    with torch.autocast('cuda', dtype):
+        maps = model(images)
+    for half, reference in zip(maps, single, strict=True):
+        assert half.isfinite().all() and 0 < distance(half.float(), reference) < 0.1
+    backward([m.float().cpu() for m in maps])
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('cfg', CASES)
+def test_it_compiles(cfg):
+    torch.manual_seed(0)
+    model = noisy(MODELS.build(cfg)).cuda().eval()
+    images = torch.randn(1, 3, 64, 96, device='cuda')
+    with torch.no_grad():
+        expected, maps = model(images), torch.compile(model)(images)
+    for ours, reference in zip(maps, expected, strict=True):
+        assert distance(ours, reference) < 1e-4
+
+
+@pytest.mark.parametrize('form', ['eager', 'fused', 'triton'])
+def test_mambaouts_kernels_are_what_runs_where_they_are_named(form):
+    torch.manual_seed(0)
+    model = MODELS.build(dict(type='MambaOut', arch='femto', gated_cnn=form)).cuda()
+    with torch.profiler.profile() as profiler:
+        model(torch.randn(1, 3, 64, 64, device='cuda'))
+        torch.cuda.synchronize()
+    names = [event.key for event in profiler.key_averages()]
+    assert any('_gate_kernel' in name for name in names) == (form == 'triton')
