@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name='mambaout-dense',
@@ -13,12 +13,9 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=[
-        'backbones',
-        'mmdet_plugin',
-        'mmengine_plugin',
+        *find_packages(include=['backbones*', 'mmdet_plugin*', 'mmengine_plugin*', 'mmseg_plugin*']),
         'mmengine_plugin.configs',
         'mmengine_plugin.tools',
-        'mmseg_plugin',
     ],
     package_dir={'mmengine_plugin.configs': 'configs', 'mmengine_plugin.tools': 'tools'},
     package_data={'mmengine_plugin.configs': ['*/*.py'], 'mmengine_plugin.tools': ['*.sh']},

@@ -1,4 +1,4 @@
-"""Backbones for dense prediction: torch, timm and mmengine; nothing of mmdet or mmsegmentation."""
+"""Backbones for dense prediction, which need torch, timm and mmengine but neither mmdet nor mmsegmentation."""
 
 from .errors import UserError
 from .mambaout import MambaOut, MambaOutClassifier

@@ -1,4 +1,4 @@
-"""What every backbone of this project shares: from an image to the maps that detectors and segmentors take."""
+"""What all backbones share: configs, feature maps at strides 4 to 32, frozen stages and pretrained weights."""
 
 from __future__ import annotations
 
@@ -18,18 +18,23 @@ from torch.utils.checkpoint import checkpoint
 from .errors import UserError, did_you_mean
 from .weights import load_pretrained
 
-ACCEPTED = {int: int, float: int | float, bool: bool}  # what a config may write for a field of an arch, by its type
-LN_EPS = 1e-6  # of every LayerNorm in the paper's models
-STRIDES = (4, 8, 16, 32)  # of the maps, in pixels
+CONFIG_TYPES = {int: int, float: int | float, bool: bool}  # types that a config may use for a field of an architecture
+LN_EPS = 1e-6  # epsilon of the LayerNorms in the paper's models
+STRIDES = (4, 8, 16, 32)  # of the feature maps, in pixels
 Arch = TypeVar('Arch')
 
 
 def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch]) -> Arch:
-    """The architecture behind a config's ``arch``: a name of ``archs``, or a dict of its dataclass's arguments.
+    """Look up or build the architecture that a config's ``arch`` describes.
+
+    Args:
+        model: Name of the model, for messages.
+        arch: A key of ``archs``, or a dict of arguments of their dataclass.
+        archs: All named architectures of the model.
 
     Raises:
-        UserError: For an unknown name or key, with the nearest known one, for a key that is missing, and for a value of
-            another type.
+        UserError: If a name or key is unknown (the message suggests the nearest one), if a key is missing, or if a
+            value has the wrong type.
     """
     if isinstance(arch, str):
         if arch not in archs:
@@ -38,42 +43,46 @@ def get_arch(model: str, arch: str | Mapping, archs: Mapping[str, Arch]) -> Arch
         return archs[arch]
     if not isinstance(arch, Mapping):
         raise UserError(f'{model}: arch={arch!r} must be a name or a dict; names: {", ".join(archs)}')
-    size = type(next(iter(archs.values())))
-    known = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(size)}
+    arch_class = type(next(iter(archs.values())))
+    fields = dataclasses.fields(arch_class)
+    known = [field.name for field in fields]
     for key in arch:
         if key not in known:
             raise UserError(
                 f'{model}: unknown key {key!r} in arch{did_you_mean(key, known)}; known: {", ".join(known)}'
             )
-    for key, needed in known.items():
-        if needed and key not in arch:
-            raise UserError(f'{model}: arch as a dict needs {key!r}')
-    for key, kind in get_type_hints(size).items():
-        if key in arch and not isinstance(arch[key], ACCEPTED.get(kind, object)):
-            raise UserError(f'{model}: {key}={arch[key]!r} in arch must be of type {kind.__name__}')
-    return size(**arch)
+    for field in fields:
+        if field.default is dataclasses.MISSING and field.name not in arch:
+            raise UserError(f'{model}: arch as a dict needs {field.name!r}')
+    for key, expected in get_type_hints(arch_class).items():
+        if key in arch and not isinstance(arch[key], CONFIG_TYPES.get(expected, object)):
+            raise UserError(f'{model}: {key}={arch[key]!r} in arch must be of type {expected.__name__}')
+    return arch_class(**arch)
 
 
 def check_stages(depths: Sequence[int], dims: Sequence[int]) -> None:
-    """Refuse depths and channels that do not belong to the same stages, one number each."""
+    """Raise a :class:`UserError` unless ``depths`` and ``dims`` hold one positive integer for each stage."""
     lists = all(isinstance(x, Sequence) and all(isinstance(n, int) and n > 0 for n in x) for x in (depths, dims))
     if not lists or not depths or len(depths) != len(dims):
-        raise UserError(f'arch: depths={depths!r} and dims={dims!r} must name the same stages, a number for each')
+        raise UserError(
+            f'arch: depths={depths!r} and dims={dims!r} must be lists of the same length, with a positive integer for '
+            'each stage'
+        )
 
 
 def drop_path_rates(model: str, drop_path_rate: float, depth: int) -> list[float]:
-    """The rate of each of ``depth`` blocks: linearly from 0 to ``drop_path_rate``.
+    """Stochastic depth rates of ``depth`` blocks, which grow linearly from 0 to ``drop_path_rate``.
 
     Raises:
-        UserError: If ``drop_path_rate`` is no probability below 1.
+        UserError: If ``drop_path_rate`` is not a number from 0 to below 1.
     """
     if not isinstance(drop_path_rate, int | float) or not 0 <= drop_path_rate < 1:
-        raise UserError(f'{model}: drop_path_rate={drop_path_rate!r} must be at least 0 and below 1')
+        raise UserError(f'{model}: drop_path_rate={drop_path_rate!r} must be a number from 0 to below 1')
     return torch.linspace(0, drop_path_rate, depth, device='cpu').tolist()
 
 
-def run(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:
-    """``x`` through all blocks; ``with_cp``, each is computed again in the backward pass."""
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:
+    """Apply all blocks to ``x``; ``with_cp`` recomputes each block in the backward pass (activation checkpointing)."""
     for block in blocks:
         x = checkpoint(block, x, use_reentrant=False) if with_cp and torch.is_grad_enabled() else block(x)
     return x
@@ -87,7 +96,7 @@ class NHWCConv(nn.Conv2d):
 
 
 class Stage(nn.Module):
-    """A downsampling layer and the blocks behind it, ``(B, H, W, C)`` to ``(B, H', W', C')``."""
+    """A downsampling layer followed by blocks, ``(B, H, W, C)`` to ``(B, H', W', C')``."""
 
     def __init__(self, downsample: nn.Module, blocks: Sequence[nn.Module], with_cp: bool = False) -> None:
         super().__init__()
@@ -96,35 +105,38 @@ class Stage(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
-        return run(self.blocks, self.downsample(x), self.with_cp)
+        return run_blocks(self.blocks, self.downsample(x), self.with_cp)
 
 
 class Backbone(BaseModule):
-    """An image's maps at strides 4, 8, 16 and 32, for any detector or segmentor.
+    """Base class: a stem and stages that turn an image into feature maps at strides 4, 8, 16 and 32.
 
-    A subclass is a stem and stages, with a map behind each stage, and lists them as ``parts``. Stages behind the last
-    requested one are not kept: they would be parameters without a gradient. It ends its constructor with
-    :meth:`_freeze`.
+    A subclass builds the stem and the stages up to the last requested one, because later stages would hold parameters
+    without a gradient. It returns what it has built from :attr:`stem_and_stages`, and its constructor ends with a call
+    of :meth:`_freeze`.
 
     Args:
-        count: How many stages the architecture has.
-        out_indices: The stages whose maps are returned, in ascending order.
-        frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and the first k stages. What no published
-            weights hold, the output norms above all, trains on.
-        init_cfg: mmengine's. ``dict(type='Pretrained', checkpoint=...)`` is read by
-            :func:`backbones.weights.load_pretrained`: strictly, and with a word on what was loaded.
+        num_stages: Number of stages of the architecture.
+        out_indices: Stages whose feature maps are returned, in ascending order from 0.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and the first k stages. Parameters that
+            pretrained weights may lack, such as the output norms, are always trained.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads weights with
+            :func:`backbones.weights.load_pretrained`. Other initialisers are mmengine's, and a list applies several.
+            ``None`` leaves the weights random.
 
     Raises:
-        UserError: If ``out_indices`` or ``frozen_stages`` do not fit the number of stages.
+        UserError: If ``out_indices`` or ``frozen_stages`` do not fit the number of stages, or if ``init_cfg`` is a
+            string.
     """
 
-    unpublished = ('out_norms.',)
-    """What is in the names of those parameters that published weights may hold none of."""
-    norm_eps = LN_EPS
-    """Of the output norms."""
+    allowed_missing_keys = ('out_norms.',)
+    """Substrings of the names of parameters that pretrained weights may lack. For each substring, weights must hold all
+    parameters with it in their names or none of them."""
+    out_norm_eps = LN_EPS
+    """Epsilon of the output LayerNorms."""
 
     def __init__(
-        self, count: int, out_indices: Sequence[int], frozen_stages: int, init_cfg: dict | list[dict] | None
+        self, num_stages: int, out_indices: Sequence[int], frozen_stages: int, init_cfg: dict | list[dict] | None
     ) -> None:
         super().__init__(init_cfg)
         name = type(self).__name__
@@ -133,34 +145,47 @@ class Backbone(BaseModule):
         if (
             not isinstance(out_indices, Sequence)
             or not out_indices
-            or list(out_indices) != [i for i in range(count) if i in out_indices]
+            or list(out_indices) != [i for i in range(num_stages) if i in out_indices]
         ):
-            raise UserError(f'{name}: out_indices={out_indices} must be ascending stage numbers from 0 to {count - 1}')
-        if frozen_stages not in range(-1, count + 1):
             raise UserError(
-                f'{name}: frozen_stages={frozen_stages!r} must be -1 (none), 0 (the stem) or up to {count} '
-                '(the stem and that many stages)'
+                f'{name}: out_indices={out_indices} must be ascending stage numbers from 0 to {num_stages - 1}'
+            )
+        if frozen_stages not in range(-1, num_stages + 1):
+            raise UserError(
+                f'{name}: frozen_stages={frozen_stages!r} must be -1 (nothing is frozen), 0 (the stem) or a number up '
+                f'to {num_stages} (the stem and that many stages)'
             )
         self.out_indices = tuple(out_indices)
-        self.num_stages = count
+        self.num_stages = num_stages
         self.frozen_stages = frozen_stages
 
     @property
-    def parts(self) -> list[list[nn.Module | nn.Parameter]]:
-        """What makes up the stem, and what each stage that was built."""
+    def stem_and_stages(self) -> list[list[nn.Module | nn.Parameter]]:
+        """Modules and parameters of the stem, then those of each stage that was built."""
         raise NotImplementedError
 
-    def _norms(self, dims: Sequence[int], out_norm: bool) -> nn.ModuleDict:
-        """A LayerNorm for each returned map, as the authors have it (their repository, issue #251), or nothing."""
-        norms = (nn.LayerNorm(dims[i], eps=self.norm_eps) if out_norm else nn.Identity() for i in self.out_indices)
-        return nn.ModuleDict(zip(map(str, self.out_indices), norms, strict=True))
+    @property
+    def allowed_unexpected_keys(self) -> tuple[str, ...]:
+        """Prefixes of the names in pretrained weights that this model may have no parameters for."""
+        return ('head.', *(f'out_norms.{i}.' for i in range(self.num_stages) if i not in self.out_indices))
 
-    def _map(self, i: int, x: Tensor) -> Tensor:
-        """The map ``(B, C, H, W)`` of stage ``i`` whose cells are ``(B, H, W, C)``, in their memory format."""
+    def convert_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return published weights under the parameter names and in the shapes of this model."""
+        return state_dict
+
+    def _build_out_norms(self, dims: Sequence[int], out_norm: bool) -> nn.ModuleDict:
+        """A LayerNorm for each returned map, as in the authors' code (their repository, issue #251), or identities."""
+        norms = nn.ModuleDict()
+        for i in self.out_indices:
+            norms[str(i)] = nn.LayerNorm(dims[i], eps=self.out_norm_eps) if out_norm else nn.Identity()
+        return norms
+
+    def _feature_map(self, i: int, x: Tensor) -> Tensor:
+        """Normalise the cells ``(B, H, W, C)`` of stage ``i`` and return them as a view ``(B, C, H, W)``."""
         return self.out_norms[str(i)](x).permute(0, 3, 1, 2)
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``; without one, keep what the constructor drew, and say so."""
+        """Apply ``init_cfg``. Without one, leave the weights of the constructor and log that."""
         steps = self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg or {}]
         pretrained = [step for step in steps if step.get('type') == 'Pretrained']
         if others := [step for step in steps if step and step not in pretrained]:
@@ -170,48 +195,44 @@ class Backbone(BaseModule):
                 raise UserError(f'{type(self).__name__}: init_cfg={step} names no checkpoint')
             load_pretrained(self, step['checkpoint'], step.get('prefix', ''))
         if not self.init_cfg:
-            print_log(f'{type(self).__name__}: no init_cfg: weights start at random or from a checkpoint', 'current')
-        self._is_init = True
-
-    @property
-    def unbuilt(self) -> tuple[str, ...]:
-        """Beginnings of the names of those published parameters that this model may be built without."""
-        return ('head.', *(f'out_norms.{i}.' for i in range(self.num_stages) if i not in self.out_indices))
-
-    def rename(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Published weights under this module's parameter names."""
-        return state_dict
+            print_log(
+                f'{type(self).__name__} has no init_cfg: its weights are random or those of a checkpoint', 'current'
+            )
+        self.is_init = True
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode of all but the frozen part, which stays in evaluation mode (no drop path)."""
+        """Set the training mode; frozen stages stay in evaluation mode, that is without drop path."""
         super().train(mode)
         self._freeze()
         return self
 
     def _freeze(self) -> None:
         names = {parameter: name for name, parameter in self.named_parameters()}
-        for member in (member for part in self.parts[: self.frozen_stages + 1] for member in part):
-            if isinstance(member, nn.Module):
-                member.eval()
-            for parameter in member.parameters() if isinstance(member, nn.Module) else [member]:
-                if not any(part in names[parameter] for part in self.unpublished):
-                    parameter.requires_grad_(False)
+        for stage in self.stem_and_stages[: self.frozen_stages + 1]:
+            for member in stage:
+                parameters = [member]
+                if isinstance(member, nn.Module):
+                    member.eval()
+                    parameters = member.parameters()
+                for parameter in parameters:
+                    if not any(key in names[parameter] for key in self.allowed_missing_keys):
+                        parameter.requires_grad_(False)
 
 
 class PyramidBackbone(Backbone):
-    """A stem and stages, each stage at half the resolution of the one before it.
+    """A stem and stages, each at half the resolution of the stage before.
 
-    A subclass builds ``stem`` (image ``(B, C, H, W)`` to cells ``(B, H, W, C)``) and ``stages`` and hands them over.
+    A subclass builds the stem and all stages and passes them to this constructor.
 
     Args:
-        stem: The module at stride 4.
+        stem: Images ``(B, C, H, W)`` to cells ``(B, H / 4, W / 4, dims[0])``.
         stages: All stages of the architecture.
         dims: Channels of each stage.
-        out_indices: See :class:`Backbone`, like ``frozen_stages`` and ``init_cfg``.
-        out_norm: Put a LayerNorm on each returned map.
-        frozen_stages: How much is frozen.
-        with_cp: Recompute each block in the backward pass instead of keeping its activations.
-        init_cfg: Where weights come from.
+        out_indices: Stages whose feature maps are returned, in ascending order from 0. Later stages are dropped.
+        out_norm: Whether each returned map goes through a LayerNorm of its own.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and the first k stages.
+        with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing).
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights; ``None`` leaves them random.
     """
 
     def __init__(
@@ -230,39 +251,40 @@ class PyramidBackbone(Backbone):
         self.stages = nn.ModuleList(stages[: self.out_indices[-1] + 1])
         for stage in self.stages:
             stage.with_cp = with_cp
-        self.out_norms = self._norms(dims, out_norm)
+        self.out_norms = self._build_out_norms(dims, out_norm)
         self._freeze()
 
     @property
-    def parts(self) -> list[list[nn.Module]]:
-        """The stem, and each stage that was built."""
+    def stem_and_stages(self) -> list[list[nn.Module]]:
+        """The stem, then each stage that was built."""
         return [[self.stem], *([stage] for stage in self.stages)]
 
     @property
-    def unbuilt(self) -> tuple[str, ...]:
-        """See :class:`Backbone`."""
-        return (*super().unbuilt, *(f'stages.{i}.' for i in range(len(self.stages), self.num_stages)))
+    def allowed_unexpected_keys(self) -> tuple[str, ...]:
+        """Prefixes of the names of the classifier, of stages that were not built and of output norms not in use."""
+        return (*super().allowed_unexpected_keys, *(f'stages.{i}.' for i in range(len(self.stages), self.num_stages)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps at strides 4, 8, 16, 32 of any image.
+        """Compute the feature maps of images.
 
         Args:
-            x: Images ``(B, C, H, W)``, of any height and width from 1 on.
+            x: Images ``(B, C, H, W)`` of any height and width.
 
         Returns:
-            One map ``(B, dims[i], ceil(H / s), ceil(W / s))`` with ``s = 4 * 2**i`` for each ``i`` in ``out_indices``.
+            For each ``i`` in ``out_indices`` a contiguous map ``(B, dims[i], ceil(H / s), ceil(W / s))``, at stride
+            ``s = 4 * 2**i``.
         """
         x = self.stem(x)
         maps = []
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                maps.append(self._map(i, x).contiguous())
+                maps.append(self._feature_map(i, x).contiguous())
         return tuple(maps)
 
 
 class MaxPool(nn.MaxPool2d):
-    """Max pooling that keeps the cells at the border; PyTorch's own way to keep them compiles anew for odd sizes."""
+    """Max pooling with ``ceil_mode``, written as padding because PyTorch's own recompiles for odd sizes."""
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
@@ -271,10 +293,11 @@ class MaxPool(nn.MaxPool2d):
 
 
 def rescaling(dim: int, patch_size: int, stride: int) -> nn.Module:
-    """From maps ``(B, dim, H, W)`` at stride ``patch_size`` to those at ``stride``; both are powers of 2.
+    """Build the module that turns maps ``(B, dim, H, W)`` at stride ``patch_size`` into maps at ``stride``.
 
-    Transposed convolutions enlarge and max pooling shrinks, as Vim and BEiT do it for UperNet; the norm between two
-    convolutions is ViTDet's (arXiv 2203.16527), which unlike their batch norm does not depend on the batch.
+    Both strides are powers of 2. Transposed convolutions enlarge and max pooling shrinks, as in Vim and in BEiT with
+    UperNet. The norm between two convolutions is ViTDet's LayerNorm (arXiv 2203.16527), because a batch norm would
+    make an image's maps depend on its batch.
     """
     if stride > patch_size:
         return MaxPool(stride // patch_size)
@@ -285,32 +308,32 @@ def rescaling(dim: int, patch_size: int, stride: int) -> nn.Module:
 
 
 class IsotropicBackbone(Backbone):
-    """Patches, learned positions and blocks of one width, whose maps are brought to strides 4, 8, 16 and 32.
+    """Patches, learned positions and blocks of one width; maps are rescaled to strides 4, 8, 16 and 32.
 
-    A stage is a quarter of the blocks, and the map behind it is rescaled to the stage's stride: of 12 blocks, those
-    behind which maps are taken are the 3rd, 6th, 9th and 12th, as in mmseg's UperNet with ViT; of 24 and 36, they are
-    those of Vim and PlainMamba. So all maps are ``dim`` wide, and stages cost the same.
+    A stage is a quarter of the blocks, and the output of its last block is rescaled to the stride of the stage. For 12
+    blocks these are the 3rd, 6th, 9th and 12th, as in mmseg's UperNet with ViT; for 24 and 36 blocks they are the
+    choice of Vim and PlainMamba. All maps therefore have ``dim`` channels, and all stages cost the same.
 
-    A subclass builds ``patch_embed`` and ``blocks`` and hands them over.
+    A subclass builds the patch embedding and all blocks and passes them to this constructor.
 
     Args:
         patch_embed: Images ``(B, C, H, W)`` to patches ``(B, ceil(H / patch_size), ceil(W / patch_size), dim)``.
-        blocks: All blocks of the architecture, ``(B, H, W, dim)`` to the same.
+        blocks: All blocks of the architecture, ``(B, H, W, dim)`` to the same shape.
         dim: Channels.
-        patch_size: 4, 8, 16 or 32 pixels.
-        grid: Height and width, in patches, of the images of the pretraining. Positions are learned on this grid, and
-            interpolated bicubically to any other.
-        out_indices: See :class:`Backbone`, like ``frozen_stages`` and ``init_cfg``; the stem is patches and positions.
-        out_norm: Put a LayerNorm on each returned map.
-        frozen_stages: How much is frozen.
-        with_cp: Recompute each block in the backward pass instead of keeping its activations.
-        init_cfg: Where weights come from.
+        patch_size: Height and width of a patch: 4, 8, 16 or 32 pixels.
+        grid: Height and width, in patches, of the pretraining images. Positions are learned on this grid and
+            interpolated bicubically to other sizes.
+        out_indices: Stages whose feature maps are returned, in ascending order from 0. Later blocks are dropped.
+        out_norm: Whether each returned map goes through a LayerNorm of its own.
+        frozen_stages: -1 trains everything, 0 freezes patch embedding and positions, k also the first k stages.
+        with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing).
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights; ``None`` leaves them random.
 
     Raises:
-        UserError: If there are fewer blocks than stages, or patches of another size.
+        UserError: If there are fewer than 4 blocks, or if the patch size is not one of the strides.
     """
 
-    unpublished = ('out_norms.', 'rescale.')
+    allowed_missing_keys = ('out_norms.', 'rescale.')
 
     def __init__(
         self,
@@ -328,65 +351,69 @@ class IsotropicBackbone(Backbone):
         super().__init__(len(STRIDES), out_indices, frozen_stages, init_cfg)
         name = type(self).__name__
         if len(blocks) < len(STRIDES):
-            raise UserError(f'{name}: depth={len(blocks)} must be {len(STRIDES)} at least: a map behind each quarter')
+            raise UserError(f'{name}: depth={len(blocks)} must be at least {len(STRIDES)}, one block for each stage')
         if patch_size not in STRIDES:
             raise UserError(f'{name}: patch_size={patch_size} must be one of {", ".join(map(str, STRIDES))}')
         self.with_cp = with_cp
         self.depth = len(blocks)
         self.patch_embed = patch_embed
         self.pos_embed = nn.Parameter(trunc_normal_(torch.empty(1, grid * grid, dim), std=0.02))
-        self.blocks = nn.ModuleList(blocks[: self._end(self.out_indices[-1])])
+        self.blocks = nn.ModuleList(blocks[: self._first_block(self.out_indices[-1] + 1)])
         self.rescale = nn.ModuleDict({str(i): rescaling(dim, patch_size, STRIDES[i]) for i in self.out_indices})
-        self.out_norms = self._norms([dim] * len(STRIDES), out_norm)
+        self.out_norms = self._build_out_norms([dim] * len(STRIDES), out_norm)
         self._freeze()
 
-    def _end(self, i: int) -> int:
-        """How many blocks lie before the map of stage ``i``."""
-        return self.depth * (i + 1) // len(STRIDES)
+    def _first_block(self, stage: int) -> int:
+        """Index of the first block of a stage."""
+        return self.depth * stage // len(STRIDES)
 
     @property
-    def parts(self) -> list[list[nn.Module | nn.Parameter]]:
-        """Patches and positions, and the blocks of each stage that was built."""
-        stages = [list(self.blocks)[self._end(i - 1) : self._end(i)] for i in range(self.out_indices[-1] + 1)]
+    def stem_and_stages(self) -> list[list[nn.Module | nn.Parameter]]:
+        """Patch embedding and positions, then the blocks of each stage that was built."""
+        blocks = list(self.blocks)
+        stages = [blocks[self._first_block(i) : self._first_block(i + 1)] for i in range(self.out_indices[-1] + 1)]
         return [[self.patch_embed, self.pos_embed], *stages]
 
     @property
-    def unbuilt(self) -> tuple[str, ...]:
-        """See :class:`Backbone`."""
+    def allowed_unexpected_keys(self) -> tuple[str, ...]:
+        """Prefixes of the names of the classifier, of blocks that were not built and of stages without a map."""
         rescale = (f'rescale.{i}.' for i in range(self.num_stages) if i not in self.out_indices)
-        return (*super().unbuilt, *rescale, *(f'blocks.{i}.' for i in range(len(self.blocks), self.depth)))
+        blocks = (f'blocks.{i}.' for i in range(len(self.blocks), self.depth))
+        return (*super().allowed_unexpected_keys, *rescale, *blocks)
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Learned positions ``(height, width, dim)``, as timm interpolates them, in fp32 under autocast, too.
+        """Learned positions ``(height, width, dim)``, interpolated like timm's, in fp32 even under autocast.
 
-        By products with a matrix for each axis: the gradient of PyTorch's bicubic interpolation neither compiles for
-        sizes that are symbols nor is the same in each run on CUDA.
+        The interpolation is a product with one matrix per axis. PyTorch's bicubic interpolation has a gradient that
+        does not compile for symbolic sizes and differs between runs on CUDA.
         """
         grid = math.isqrt(self.pos_embed.shape[1])
         with torch.autocast(self.pos_embed.device.type, enabled=False):
-            each = torch.eye(grid, dtype=self.pos_embed.dtype, device=self.pos_embed.device)[None, None]
+            identity = torch.eye(grid, dtype=self.pos_embed.dtype, device=self.pos_embed.device)[None, None]
             rows, columns = (
-                F.interpolate(each, (size, grid), mode='bicubic', antialias=True)[0, 0] for size in (height, width)
+                F.interpolate(identity, (size, grid), mode='bicubic', antialias=True)[0, 0] for size in (height, width)
             )
             return columns @ (rows @ self.pos_embed.view(grid, -1)).view(height, grid, -1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Maps at strides 4, 8, 16, 32 of any image.
+        """Compute the feature maps of images.
 
         Args:
-            x: Images ``(B, C, H, W)``, of any height and width from 1 on.
+            x: Images ``(B, C, H, W)`` of any height and width.
 
         Returns:
-            One map ``(B, dim, ceil(H / s), ceil(W / s))`` with ``s = 4 * 2**i`` for each ``i`` in ``out_indices``.
+            For each ``i`` in ``out_indices`` a contiguous map ``(B, dim, ceil(H / s), ceil(W / s))``, at stride
+            ``s = 4 * 2**i``.
         """
         height, width = x.shape[-2:]
         x = self.patch_embed(x)
         x = x + self._positions(*x.shape[1:3])
+        _, *stages = self.stem_and_stages
         maps = []
-        for i, blocks in enumerate(self.parts[1:]):
-            x = run(blocks, x, self.with_cp)
+        for i, blocks in enumerate(stages):
+            x = run_blocks(blocks, x, self.with_cp)
             if i in self.out_indices:
                 cells = self.rescale[str(i)](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-                cells = self._map(i, cells)  # those of the last patches that lie beyond the image are left out
-                maps.append(cells[:, :, : -(-height // STRIDES[i]), : -(-width // STRIDES[i])].contiguous())
+                rows, columns = -(-height // STRIDES[i]), -(-width // STRIDES[i])  # not of padding beyond the image
+                maps.append(self._feature_map(i, cells)[:, :, :rows, :columns].contiguous())
         return tuple(maps)

@@ -1,6 +1,6 @@
-"""MambaOut: gated CNN blocks, a Mamba block without its SSM (arXiv 2405.07992); and with it, to see what it does.
+"""MambaOut: gated CNN blocks, which are Mamba blocks without the SSM (arXiv 2405.07992), and the same with the SSM.
 
-Parameter names are timm's, so that timm's map from the authors' checkpoints is also ours.
+Parameter names are timm's, so timm's conversion of the authors' checkpoints works here too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 
 from .base import LN_EPS, NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rates, get_arch
 from .errors import UserError
-from .ops.gated_cnn import FORMS, form_on, gated_cnn
-from .ops.selective_scan import check_form
-from .s6 import MapS6, draw_weights
+from .ops.gated_cnn import IMPLEMENTATIONS, gated_cnn, implementation_for, implementation_on
+from .ops.selective_scan import check_implementation
+from .s6 import MapS6, init_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Arch:
     """One size of MambaOut.
 
     Args:
-        depths: Blocks per stage.
-        dims: Channels per stage.
-        expansion_ratio: Hidden width over ``dim``; the hidden width is cut to an integer.
-        conv_ratio: Convolved channels over ``dim``; they are the last of the hidden ones.
-        kernel_size: Of the depthwise convolution.
-        act: ``'gelu'`` or ``'silu'``.
-        stem_norm: A LayerNorm between the stem's two convolutions.
-        norm_first: Downsample with the norm before the convolution instead of behind it.
-        layer_scale: Initial value of a learned scale per channel on each block's branch; none where ``None``.
-        hidden_norm: A LayerNorm on the hidden layer of the classifier.
+        depths: Blocks of each stage.
+        dims: Channels of each stage.
+        expansion_ratio: Hidden width of a block, relative to ``dim`` and rounded down.
+        conv_ratio: Convolved channels, relative to ``dim``; they are the last of the hidden channels.
+        kernel_size: Size of the depthwise convolution, an odd number.
+        act: Activation, ``'gelu'`` or ``'silu'``.
+        stem_norm: Whether a LayerNorm follows the first convolution of the stem.
+        norm_first: Whether the LayerNorm of a downsampling layer comes before its convolution instead of after it.
+        layer_scale: Initial value of a learned scale per channel on each block's branch; ``None`` for no scale.
+        hidden_norm: Whether the hidden layer of the classifier has a LayerNorm.
     """
 
     depths: Sequence[int]
@@ -66,7 +66,7 @@ class Arch:
 
 
 ACTS = dict(gelu=nn.GELU, silu=nn.SiLU)
-RW = dict(stem_norm=False, norm_first=True, layer_scale=1e-6, hidden_norm=False)  # common to timm's own sizes
+RW = dict(stem_norm=False, norm_first=True, layer_scale=1e-6, hidden_norm=False)  # shared by timm's own sizes
 ARCHS = dict(
     # paper, Table 4 and section 4.1
     femto=Arch((3, 3, 9, 3), (48, 96, 192, 288)),
@@ -98,7 +98,7 @@ class Stem(nn.Module):
         return self.act(self.norm1(x))
 
     def forward(self, x: Tensor) -> Tensor:
-        # computed again in the backward pass: at stride 2, the inputs of both would be the largest maps that are kept
+        # recomputed in the backward pass: at stride 2, the inputs of norm and activation are the largest maps of all
         x = checkpoint(self._norm_and_act, self.conv1(x).permute(0, 2, 3, 1), use_reentrant=False)
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
@@ -117,16 +117,17 @@ class Downsample(nn.Module):
 
 
 class GatedCNNBlock(nn.Module):
-    """``x + fc2(act(g) * [i, dwconv(c)])`` with ``g, i, c = fc1(norm(x))`` (paper, Algorithm 1).
+    """The gated CNN block (paper, Algorithm 1), ``(B, H, W, C)`` to the same shape.
 
-    With an SSM, ``s6(act(dwconv(c)))`` is in the place of ``dwconv(c)``: a Mamba block (paper, Figure 1, Eq. 2 and 3).
+    With an SSM it becomes the Mamba block: ``s6(act(conv(c)))`` replaces ``conv(c)`` (paper, Figure 1, Eq. 2 and 3).
 
     Args:
-        dim: Channels ``C`` of the ``(B, H, W, C)`` input and output.
+        dim: Channels ``C``.
         arch: Ratios, kernel size, activation and layer scale.
-        drop_path: Probability of leaving the branch out, per sample.
-        form: Of the branch, one of :data:`backbones.ops.gated_cnn.FORMS`.
-        ssm: Makes the SSM of as many channels as are convolved.
+        drop_path: Probability that the branch is skipped for a sample.
+        implementation: A key of :data:`backbones.ops.gated_cnn.IMPLEMENTATIONS`. A block with an SSM is always
+            ``'eager'``.
+        ssm: Builds the SSM for a number of channels; ``None`` for a block without one.
     """
 
     def __init__(
@@ -134,13 +135,13 @@ class GatedCNNBlock(nn.Module):
         dim: int,
         arch: Arch,
         drop_path: float = 0.0,
-        form: str = 'auto',
+        implementation: str = 'auto',
         ssm: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         hidden, convolved = int(arch.expansion_ratio * dim), int(arch.conv_ratio * dim)
-        self.form = form
-        self.sizes = [hidden, hidden - convolved, convolved]  # of g, i and c
+        self.implementation = 'eager' if ssm else implementation  # the fused operator has no SSM
+        self.sizes = [hidden, hidden - convolved, convolved]  # channels of g, i and c
         self.norm = nn.LayerNorm(dim, eps=LN_EPS)
         self.fc1 = nn.Linear(dim, hidden * 2)
         self.act = ACTS[arch.act]()
@@ -151,22 +152,27 @@ class GatedCNNBlock(nn.Module):
         self.s6 = ssm(convolved) if ssm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.s6 is None:
-            branch = gated_cnn(x, self.norm, self.fc1, self.conv, self.fc2, self.act, self.form)
-        else:
-            g, i, c = self.fc1(self.norm(x)).split(self.sizes, dim=-1)
-            mixed = self.s6(self.act(self.conv(c))).to(self.fc2.weight.dtype)  # single precision, under autocast
-            branch = self.fc2(self.act(g) * torch.cat((i, mixed), dim=-1))
-        return x + self.drop_path(self.ls(branch))
+        shortcut = x
+        implementation = implementation_for(x, self.implementation)
+        if implementation == 'eager':
+            x = self.norm(x)
+            g, i, c = self.fc1(x).split(self.sizes, dim=-1)
+            c = self.conv(c)
+            if self.s6 is not None:
+                c = self.s6(self.act(c)).to(self.fc2.weight.dtype)  # the SSM returns fp32 even under autocast
+            x = self.fc2(self.act(g) * torch.cat((i, c), dim=-1))
+        else:  # the same in one operator
+            x = gated_cnn(x, self.norm, self.fc1, self.conv, self.fc2, self.act, implementation)
+        return shortcut + self.drop_path(self.ls(x))
 
 
 def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' names or timm's as ours, which are timm's."""
+    """Rename weights from the authors' names to timm's, which are also ours. timm's names stay as they are."""
     return checkpoint_filter_fn(state_dict, None)
 
 
 def authors_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of :func:`our_names`: ours as those of the authors' checkpoints."""
+    """Rename weights from our names to those of the authors' checkpoints: the inverse of :func:`our_names`."""
     patterns = (
         (r'^stem\.', 'downsample_layers.0.'),
         (r'^stages\.(\d+)\.downsample\.', r'downsample_layers.\1.'),
@@ -185,28 +191,35 @@ def authors_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @MODELS.register_module()
 class MambaOut(PyramidBackbone):
-    """MambaOut as a four-stage backbone; channels of the maps are the architecture's ``dims``.
+    """MambaOut as a four-stage backbone; the maps have the architecture's ``dims`` as channels.
 
-    The last stage is 6 times as wide as the first, not 8 times as in Swin or ConvNeXt: a neck's or head's
-    ``in_channels`` must say so.
+    The last stage is 6 times as wide as the first, not 8 times as in Swin or ConvNeXt, so ``in_channels`` of a neck or
+    head must be set to match.
 
     Args:
-        arch: A size of ``ARCHS`` (``'femto'``, ``'kobe'``, ``'tiny'``, ``'small'``, ``'base'`` of the paper, and timm's
-            ``'..._rw'`` ones), or a dict of :class:`Arch`'s arguments.
+        arch: One of ``ARCHS``: ``'femto'``, ``'kobe'``, ``'tiny'``, ``'small'`` or ``'base'`` of the paper, or one of
+            timm's ``'..._rw'`` sizes. A dict of :class:`Arch`'s arguments describes another size.
         in_channels: Channels of the images.
-        out_indices: See :class:`PyramidBackbone`, like the arguments below.
-        out_norm: A LayerNorm on each map.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        frozen_stages: How much is frozen.
-        with_cp: Trade compute for memory.
-        gated_cnn: How the branch of each block is computed: ``'auto'``, ``'eager'``, ``'fused'`` or ``'triton'``, see
-            :data:`backbones.ops.gated_cnn.FORMS`. All are the same function.
-        ssm: Put the SSM back, after the convolution of every block: names of :data:`backbones.ops.scan_orders.ORDERS`.
-            A map is read in each order by an S6 of its own, and what they make of it is summed: ``('rows',)`` scans
-            once, as Mamba does, ``('rows', 'columns', 'rows_reversed', 'columns_reversed')`` as VMamba does. Blocks are
-            then computed module by module. Published weights hold no S6: it starts at random.
-        selective_scan: How the SSM is computed, see :data:`backbones.ops.selective_scan.FORMS`.
-        init_cfg: Where weights come from.
+        out_indices: Stages whose feature maps are returned, in ascending order from 0. Later stages are not built.
+        out_norm: Whether each returned map goes through a LayerNorm of its own.
+        drop_path_rate: Probability that the last block's branch is skipped for a sample in training (stochastic
+            depth). The probability grows linearly over the blocks, from 0 at the first.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and the first k stages. Output norms and
+            SSMs are always trained.
+        with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing).
+        gated_cnn: Implementation of the blocks: ``'eager'`` runs their modules one by one, ``'fused'`` runs one
+            operator that needs less memory, ``'triton'`` runs that operator with Triton kernels on CUDA. ``'auto'``
+            is ``'eager'`` on CUDA and ``'fused'`` elsewhere. The results are the same.
+        ssm: Scan orders of an SSM after the convolution of every block, from
+            :data:`backbones.ops.scan_orders.ORDERS`; ``None`` for no SSM. Each order has an S6 of its own, and their
+            outputs are summed: ``('rows',)`` scans once, as Mamba does, and ``('rows', 'columns', 'rows_reversed',
+            'columns_reversed')`` scans as VMamba does. Blocks with an SSM are computed eagerly. Published weights do
+            not hold an S6, so it starts at random.
+        selective_scan: Implementation of the SSM's scan: ``'reference'`` steps through the sequence, ``'chunked'``
+            steps through many chunks at once, ``'triton'`` does so in Triton kernels on CUDA. ``'auto'`` is
+            ``'triton'`` on CUDA and ``'chunked'`` elsewhere.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
+            URL or a file, and refuses weights that do not fit; ``None`` leaves the weights random.
 
     Raises:
         UserError: For an unknown ``arch``, or arguments that do not fit it.
@@ -216,6 +229,9 @@ class MambaOut(PyramidBackbone):
         >>> [tuple(f.shape) for f in backbone(torch.rand(1, 3, 64, 96))]
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 576, 2, 3)]
     """
+
+    allowed_missing_keys = (*PyramidBackbone.allowed_missing_keys, '.s6.')
+    convert_state_dict = staticmethod(our_names)
 
     def __init__(
         self,
@@ -232,15 +248,17 @@ class MambaOut(PyramidBackbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         arch = get_arch('MambaOut', arch, ARCHS)
-        if gated_cnn not in list(FORMS):  # which compares, and so answers what has no hash
-            forms = '; '.join(f'{name!r}: {what}' for name, what in FORMS.items())
-            raise UserError(f'MambaOut: gated_cnn={gated_cnn!r} is none of {forms}')
-        check_form(selective_scan)
+        if not isinstance(gated_cnn, str) or gated_cnn not in IMPLEMENTATIONS:
+            known = '; '.join(f'{name!r}: {description}' for name, description in IMPLEMENTATIONS.items())
+            raise UserError(f'MambaOut: gated_cnn={gated_cnn!r} is unknown; known: {known}')
+        check_implementation(selective_scan)
         if not isinstance(ssm, list | tuple | None):
             raise UserError(f"MambaOut: ssm={ssm!r} must be a list of scan orders, such as ['rows']")
         if ssm and gated_cnn in ('fused', 'triton'):
-            raise UserError(f"MambaOut: gated_cnn={gated_cnn!r} has no SSM; with ssm={ssm}, leave it at 'auto'")
-        make_ssm = partial(MapS6, orders=ssm, form=selective_scan) if ssm else None
+            raise UserError(
+                f"MambaOut: gated_cnn={gated_cnn!r} cannot compute an SSM; with ssm={ssm}, use gated_cnn='auto'"
+            )
+        make_ssm = partial(MapS6, orders=ssm, implementation=selective_scan) if ssm else None
         rates = iter(drop_path_rates('MambaOut', drop_path_rate, sum(arch.depths)))
         stages = []
         for i, (depth, dim) in enumerate(zip(arch.depths, arch.dims, strict=True)):
@@ -248,29 +266,27 @@ class MambaOut(PyramidBackbone):
             blocks = [GatedCNNBlock(dim, arch, next(rates), gated_cnn, make_ssm) for _ in range(depth)]
             stages.append(Stage(downsample, blocks))
         stem = Stem(in_channels, arch.dims[0], arch)
-        for part in (stem, *stages):
-            draw_weights(part, (nn.Conv2d, nn.Linear))
+        for module in (stem, *stages):
+            init_layers(module, (nn.Conv2d, nn.Linear))
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
-        self.gated_cnn = 'eager' if ssm else gated_cnn
-
-    unpublished = (*PyramidBackbone.unpublished, '.s6.')
-    rename = staticmethod(our_names)
 
     def init_weights(self) -> None:
-        """Apply ``init_cfg``, and say how the blocks are computed."""
+        """Apply ``init_cfg`` and log how the blocks are computed."""
         super().init_weights()
-        form = form_on(next(self.parameters()).device, self.gated_cnn)
-        print_log(f'MambaOut: the branch of each block is {form!r}, {FORMS[form]}', 'current')
+        block = self.stages[0].blocks[0]
+        implementation = implementation_on(block.fc1.weight.device, block.implementation)
+        print_log(f'MambaOut: blocks are computed as {implementation!r}: {IMPLEMENTATIONS[implementation]}', 'current')
 
 
 @MODELS.register_module()
 class MambaOutClassifier(MambaOut):
-    """MambaOut with its ImageNet classifier: the whole of what the published weights hold.
+    """MambaOut with its ImageNet classifier: the complete model of the published weights.
 
     Args:
-        arch: As in :class:`MambaOut`.
+        arch: One of ``ARCHS``, such as ``'tiny'``, or a dict of :class:`Arch`'s arguments.
         num_classes: Length of the logits.
-        init_cfg: As in :class:`MambaOut`.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
+            URL or a file; ``None`` leaves the weights random.
     """
 
     def __init__(self, arch: str | Mapping = 'tiny', num_classes: int = 1000, init_cfg: dict | None = None) -> None:
@@ -283,6 +299,6 @@ class MambaOutClassifier(MambaOut):
             self.head = ClNormMlpClassifierHead(dim, num_classes, hidden_size=4 * dim, norm_layer=norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)`` to logits ``(B, num_classes)``."""
+        """Compute the logits ``(B, num_classes)`` of images ``(B, 3, H, W)``."""
         (x,) = super().forward(x)
         return self.head(x.permute(0, 2, 3, 1))

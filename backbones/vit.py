@@ -1,4 +1,4 @@
-"""ViT: attention over all patches, or only over those before each (arXiv 2010.11929; MambaOut, Figure 3).
+"""ViT with attention over all patches, or causally over earlier patches (arXiv 2010.11929; MambaOut, Figure 3).
 
 Parameter names are timm's.
 """
@@ -24,9 +24,9 @@ class Arch:
 
     Args:
         dim: Channels.
-        depth: Blocks.
-        heads: Of the attention, each ``dim / heads`` wide.
-        mlp_ratio: Hidden width of the MLP over ``dim``.
+        depth: Number of blocks.
+        heads: Number of attention heads, each ``dim / heads`` wide.
+        mlp_ratio: Hidden width of the MLP, relative to ``dim``.
         patch_size: Height and width of a patch, in pixels.
     """
 
@@ -44,14 +44,16 @@ class Arch:
 
 
 ARCHS = dict(small=Arch(384, 12, 6), base=Arch(768, 12, 12))  # DeiT (arXiv 2012.12877), Table 1
-PRETRAINING = 224  # pixels, of the images that positions are learned on
+PRETRAINING_SIZE = 224  # height and width of the pretraining images, in pixels
 
 
 class TransformerBlock(Block):
-    """timm's, on cells ``(B, H, W, C)``, which it reads row by row.
+    """timm's Transformer block for cells ``(B, H, W, C)``, which it reads row by row.
 
     Args:
-        causal: Cell t takes from cells i <= t alone (MambaOut, Eq. 5) instead of from all (Eq. 4).
+        arch: Channels, heads and MLP ratio.
+        causal: Whether cell t attends to cells i <= t only (MambaOut, Eq. 5) instead of to all cells (Eq. 4).
+        drop_path: Probability that a branch is skipped for a sample.
     """
 
     def __init__(self, arch: Arch, causal: bool, drop_path: float) -> None:
@@ -67,18 +69,23 @@ class TransformerBlock(Block):
 class ViT(IsotropicBackbone):
     """A plain Vision Transformer without a class token; all maps have the architecture's ``dim`` channels.
 
-    Attention is PyTorch's ``scaled_dot_product_attention``, whose memory grows linearly with the number of patches.
+    Attention is PyTorch's ``scaled_dot_product_attention``; its memory grows linearly with the number of patches.
 
     Args:
         arch: ``'small'`` or ``'base'``, or a dict of :class:`Arch`'s arguments.
-        causal: Each patch sees only itself and those before it, row by row, as the state of an RNN does.
+        causal: Whether each patch attends only to itself and to earlier patches, row by row, like the state of an RNN.
         in_channels: Channels of the images.
-        out_indices: See :class:`backbones.base.IsotropicBackbone`, like the arguments below.
-        out_norm: A LayerNorm on each map.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        frozen_stages: How much is frozen.
-        with_cp: Trade compute for memory.
-        init_cfg: Where weights come from. timm's, with a class token or without, fit both kinds of attention.
+        out_indices: Quarters of the blocks whose feature maps are returned, in ascending order from 0, at strides 4, 8,
+            16 and 32. Later blocks are not built.
+        out_norm: Whether each returned map goes through a LayerNorm of its own.
+        drop_path_rate: Probability that a branch of the last block is skipped for a sample in training (stochastic
+            depth). The probability grows linearly over the blocks, from 0 at the first.
+        frozen_stages: -1 trains everything, 0 freezes patch embedding and positions, k also the first k quarters of
+            the blocks. Output norms and rescaling layers are always trained.
+        with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing).
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
+            URL or a file, and refuses weights that do not fit; ``None`` leaves the weights random. timm's weights,
+            with or without a class token, fit both kinds of attention.
 
     Raises:
         UserError: For an unknown ``arch``, or arguments that do not fit it.
@@ -113,7 +120,7 @@ class ViT(IsotropicBackbone):
             blocks,
             dim,
             patch_size,
-            PRETRAINING // patch_size,
+            PRETRAINING_SIZE // patch_size,
             out_indices,
             out_norm,
             frozen_stages,
@@ -122,11 +129,11 @@ class ViT(IsotropicBackbone):
         )
 
     @property
-    def unbuilt(self) -> tuple[str, ...]:
-        """See :class:`backbones.base.Backbone`; maps are taken before the norm of the classifier."""
-        return (*super().unbuilt, 'cls_token', 'norm.')
+    def allowed_unexpected_keys(self) -> tuple[str, ...]:
+        """Prefixes of names that the backbone may lack, among them the class token and the classifier's norm."""
+        return (*super().allowed_unexpected_keys, 'cls_token', 'norm.')
 
-    def rename(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """timm's names are ours; the class token's position, the first, is left out."""
+    def convert_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Drop the first position of timm's weights if it belongs to a class token; timm's names are also ours."""
         tokens = int('cls_token' in state_dict)
         return {k: v[:, tokens:] if k == 'pos_embed' else v for k, v in state_dict.items()}

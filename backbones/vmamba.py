@@ -1,7 +1,7 @@
 """VMamba: selective scans of a map in four orders (arXiv 2401.10166).
 
-Two families were published: the vanilla one, whose blocks are Mamba's, and ``v05_noz``, whose blocks have an MLP
-instead of the gate and remember one number per channel.
+Its authors published two families. Blocks of the vanilla family are Mamba blocks. Blocks of the later family,
+``v05_noz``, have an MLP instead of the gate, and a state of size 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from .base import NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rates, get_arch
 from .errors import UserError
-from .s6 import MapS6, draw_weights
+from .s6 import MapS6, init_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Arch:
     """One size of VMamba.
 
     Args:
-        depths: Blocks per stage.
-        dims: Channels per stage.
-        ssm_ratio: Scanned channels over ``dim``.
-        vanilla: Of the first family: a state of 16, a gate, no MLP, maps made smaller by patches instead of 3x3
-            convolutions.
+        depths: Blocks of each stage.
+        dims: Channels of each stage.
+        ssm_ratio: Scanned channels, relative to ``dim``.
+        vanilla: Whether the size belongs to the vanilla family, which has a state of size 16, a gate instead of an MLP,
+            and patches instead of 3x3 convolutions for downsampling.
     """
 
     depths: Sequence[int]
@@ -53,14 +53,14 @@ ARCHS = dict(  # official repository, classification/configs/vssm
     small_s2l15=Arch((2, 2, 15, 2), (96, 192, 384, 768)),
     base_s2l15=Arch((2, 2, 15, 2), (128, 256, 512, 1024)),
 )
-ORDERS = ('rows', 'columns', 'rows_reversed', 'columns_reversed')  # of the paper, section 4.2, as the weights have them
+ORDERS = ('rows', 'columns', 'rows_reversed', 'columns_reversed')  # paper, section 4.2, in the order of the weights
 
 
 class Patches(NHWCConv):
-    """Patches of 4x4 pixels ``(B, H, W, C)`` as cells ``(B, ceil(H / 4), ceil(W / 4), dim)``.
+    """Patches of 4x4 pixels: images ``(B, H, W, C)`` to cells ``(B, ceil(H / 4), ceil(W / 4), dim)``.
 
-    The official ones leave out up to 3 pixels at the right and at the bottom; here, zeros complete the last patches, as
-    they do between the stages.
+    Zeros complete the last patches, as they do between stages. The official code instead drops up to 3 pixels at the
+    right and at the bottom.
     """
 
     def __init__(self, in_channels: int, dim: int) -> None:
@@ -72,7 +72,7 @@ class Patches(NHWCConv):
 
 
 class Stem(nn.Sequential):
-    """Image ``(B, C, H, W)`` to cells ``(B, ceil(H / 4), ceil(W / 4), dim)``."""
+    """Images ``(B, C, H, W)`` to cells ``(B, ceil(H / 4), ceil(W / 4), dim)``."""
 
     def __init__(self, in_channels: int, dim: int, vanilla: bool) -> None:
         if vanilla:
@@ -91,7 +91,7 @@ class Stem(nn.Sequential):
 
 
 class PatchMerging(nn.Module):
-    """Cells ``(B, H, W, in_dim)`` two by two as one, ``(B, ceil(H / 2), ceil(W / 2), dim)``."""
+    """Merge each 2x2 cells into one, ``(B, H, W, in_dim)`` to ``(B, ceil(H / 2), ceil(W / 2), dim)``."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -106,34 +106,34 @@ class PatchMerging(nn.Module):
 
 
 class SS2D(nn.Module):
-    """``out_proj(norm(s6(silu(conv(u)))) * silu(z))`` with ``u, z = in_proj(x)``, or in ``v05_noz`` without ``z``.
+    """The 2D selective scan layer (paper, section 4.2 and Figure 3), ``(B, H, W, dim)`` to the same shape.
 
-    Maps ``(B, H, W, dim)`` to the same shape (paper, section 4.2 and Figure 3).
+    ``out_proj(norm(s6(silu(conv(u)))) * silu(z))`` with ``u, z = in_proj(x)``; the later family has no ``z``.
     """
 
-    def __init__(self, dim: int, arch: Arch, form: str = 'auto') -> None:
+    def __init__(self, dim: int, arch: Arch, implementation: str = 'auto') -> None:
         super().__init__()
         self.hidden = int(arch.ssm_ratio * dim)
         self.in_proj = nn.Linear(dim, self.hidden * (2 if arch.vanilla else 1), bias=False)
         self.conv = NHWCConv(self.hidden, self.hidden, 3, padding=1, groups=self.hidden, bias=arch.vanilla)
-        self.s6 = MapS6(self.hidden, ORDERS, 16 if arch.vanilla else 1, math.ceil(dim / 16), form)
+        self.s6 = MapS6(self.hidden, ORDERS, 16 if arch.vanilla else 1, math.ceil(dim / 16), implementation)
         self.norm = nn.LayerNorm(self.hidden)
         self.out_proj = nn.Linear(self.hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         u, *z = self.in_proj(x).split(self.hidden, dim=-1)
         y = self.s6(F.silu(self.conv(u)))
-        y = self.norm(y.to(self.norm.weight.dtype))  # single precision, under autocast: sums may leave half's range
+        y = self.norm(y.to(self.norm.weight.dtype))  # fp32 even under autocast, as sums may overflow in half
         return self.out_proj(y * F.silu(z[0]) if z else y)
 
 
 class VSSBlock(nn.Module):
-    """``x + ss2d(norm(x))``, and but for the vanilla family ``x + mlp(norm2(x))`` after it; ``(B, H, W, dim)``."""
+    """``x + ss2d(norm(x))``, followed in the later family by ``x + mlp(norm2(x))``; ``(B, H, W, dim)`` to the same."""
 
-    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0, form: str = 'auto') -> None:
+    def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0, implementation: str = 'auto') -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.op = SS2D(dim, arch, form)
+        self.op = SS2D(dim, arch, implementation)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.mlp = None
         if not arch.vanilla:
@@ -145,21 +145,21 @@ class VSSBlock(nn.Module):
         return x if self.mlp is None else x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-SCANS = dict(  # official names of what four S6 hold, stacked or one behind the other, and ours for each
+S6_NAMES = dict(  # official names of parameters, which hold those of all four S6, and our names in each S6
     x_proj_weight='x_proj.weight',
     dt_projs_weight='dt_proj.weight',
     dt_projs_bias='dt_proj.bias',
     A_logs='A_log',
     Ds='D',
 )
-NAMES = (  # the rest, in regular expressions; some of the first release had other names
+NAMES = (  # patterns of the other official names, including those of the first release, and ours
     (r'^patch_embed\.(?:0|proj)\.', 'stem.0.'),
     (r'^patch_embed\.(?:2|norm)\.', 'stem.1.'),
     (r'^patch_embed\.5\.', 'stem.3.'),
     (r'^patch_embed\.7\.', 'stem.4.'),
     (r'^layers\.(\d+)\.downsample\.1\.', r'layers.\1.downsample.0.'),
     (r'^layers\.(\d+)\.downsample\.3\.', r'layers.\1.downsample.1.'),
-    (r'^layers\.(\d+)\.downsample\.', lambda m: f'stages.{int(m[1]) + 1}.downsample.'),  # ours begins a stage with it
+    (r'^layers\.(\d+)\.downsample\.', lambda m: f'stages.{int(m[1]) + 1}.downsample.'),  # our stages begin with it
     (r'^layers\.', 'stages.'),
     (r'\.ln_1\.', '.norm.'),
     (r'\.self_attention\.', '.op.'),
@@ -171,36 +171,44 @@ NAMES = (  # the rest, in regular expressions; some of the first release had oth
 
 
 def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the names and in the shapes of the official checkpoints, or ours already, as ours."""
+    """Convert official weights to our names and shapes. Weights with our names stay as they are."""
     renamed = {}
     for key, value in state_dict.items():
         for pattern, ours in NAMES:
             key = re.sub(pattern, ours, key)
         block, _, name = key.rpartition('.')
-        if name in SCANS:
-            parts = value.chunk(4) if name in ('A_logs', 'Ds') else value
-            renamed |= {f'{block}.s6.{i}.{SCANS[name]}': part for i, part in enumerate(parts)}
+        if name in S6_NAMES:
+            values = value.chunk(4) if name in ('A_logs', 'Ds') else value  # concatenated or stacked
+            renamed |= {f'{block}.s6.{i}.{S6_NAMES[name]}': x for i, x in enumerate(values)}
         else:
-            renamed[key] = value.flatten(1) if value.shape[2:] == (1, 1) else value  # linear layers as convolutions
+            renamed[key] = (
+                value.flatten(1) if value.shape[2:] == (1, 1) else value
+            )  # a linear layer stored as a 1x1 convolution
     return renamed
 
 
 @MODELS.register_module()
 class VMamba(PyramidBackbone):
-    """VMamba as a four-stage backbone; channels of the maps are the architecture's ``dims``.
+    """VMamba as a four-stage backbone; the maps have the architecture's ``dims`` as channels.
 
     Args:
-        arch: A size of ``ARCHS``: ``'tiny'``, ``'small'``, ``'base'`` of the vanilla family, ``'tiny_s1l8'``,
-            ``'tiny_s2l5'``, ``'small_s2l15'``, ``'base_s2l15'`` of the later one; or a dict of :class:`Arch`'s
-            arguments.
+        arch: One of ``ARCHS``: ``'tiny'``, ``'small'`` or ``'base'`` of the vanilla family, or ``'tiny_s1l8'``,
+            ``'tiny_s2l5'``, ``'small_s2l15'`` or ``'base_s2l15'`` of the later one. A dict of :class:`Arch`'s
+            arguments describes another size.
         in_channels: Channels of the images.
-        out_indices: See :class:`PyramidBackbone`, like the arguments below.
-        out_norm: A LayerNorm on each map, as the official detectors and segmentors have it.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over all blocks.
-        frozen_stages: How much is frozen.
-        with_cp: Trade compute for memory.
-        selective_scan: How scans are computed, see :data:`backbones.ops.selective_scan.FORMS`.
-        init_cfg: Where weights come from.
+        out_indices: Stages whose feature maps are returned, in ascending order from 0. Later stages are not built.
+        out_norm: Whether each returned map goes through a LayerNorm of its own, as in the official detectors and
+            segmentors.
+        drop_path_rate: Probability that a branch of the last block is skipped for a sample in training (stochastic
+            depth). The probability grows linearly over the blocks, from 0 at the first.
+        frozen_stages: -1 trains everything, 0 freezes the stem, k the stem and the first k stages. Output norms are
+            always trained.
+        with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing).
+        selective_scan: Implementation of the scans: ``'reference'`` steps through the sequence, ``'chunked'`` steps
+            through many chunks at once, ``'triton'`` does so in Triton kernels on CUDA. ``'auto'`` is ``'triton'`` on
+            CUDA and ``'chunked'`` elsewhere.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
+            URL or a file, and refuses weights that do not fit; ``None`` leaves the weights random.
 
     Raises:
         UserError: For an unknown ``arch``, or arguments that do not fit it.
@@ -211,7 +219,8 @@ class VMamba(PyramidBackbone):
         [(1, 96, 16, 24), (1, 192, 8, 12), (1, 384, 4, 6), (1, 768, 2, 3)]
     """
 
-    norm_eps = 1e-5  # PyTorch's own, as of all norms here
+    out_norm_eps = 1e-5  # PyTorch's default, as in all norms of VMamba
+    convert_state_dict = staticmethod(our_names)
 
     def __init__(
         self,
@@ -237,8 +246,6 @@ class VMamba(PyramidBackbone):
                 downsample = nn.Sequential(NHWCConv(arch.dims[i - 1], dim, 3, stride=2, padding=1), nn.LayerNorm(dim))
             stages.append(Stage(downsample, [VSSBlock(dim, arch, next(rates), selective_scan) for _ in range(depth)]))
         stem = Stem(in_channels, arch.dims[0], arch.vanilla)
-        for part in (stem, *stages):
-            draw_weights(part, nn.Linear)
+        for module in (stem, *stages):
+            init_layers(module, nn.Linear)
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
-
-    rename = staticmethod(our_names)

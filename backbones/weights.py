@@ -1,4 +1,4 @@
-"""Published weights and our own checkpoints, read without running anything that a file brings along."""
+"""Published weights and our own checkpoints, read without running any code from the files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor, nn
 
 from .errors import UserError
+from .upstream import STATE_DICT_VERSIONS
 
 HUB = 'hf-hub:'
-SHA256 = {  # of model.safetensors, where the hub's pages that were at hand show it
+SHA256 = {  # of model.safetensors, for repositories with a known hash
     'timm/mambaout_base.in1k@2b222e33224daef82dfc0ad7c140b3c5b441d021': (
         '19723a5235e3d68c7b46b49f5d1025a61df6ddc6d42d555e33c1fbe9f139769c'
     ),
@@ -35,7 +36,7 @@ class _Curve:
 
 
 class _DType:
-    """Stands in for numpy.dtype: of plain numbers only. Objects are addresses, and records pass for dicts."""
+    """Stands in for numpy.dtype, for plain numbers only: object arrays hold addresses, and records pass for dicts."""
 
     def __init__(self, code: str, *flags: bool) -> None:
         if not re.fullmatch('[biuf][1248]', str(code)):
@@ -43,7 +44,7 @@ class _DType:
         self.code = str(code)
 
     def __setstate__(self, state: tuple) -> None:
-        self.code = {'|': '='}.get(state[1], state[1]) + self.code  # the byte order; the rest describes other types
+        self.code = {'|': '='}.get(state[1], state[1]) + self.code  # the byte order; other entries describe other types
 
 
 class _Array:
@@ -65,11 +66,11 @@ def _scalar(dtype: _DType, data: bytes) -> float:
     return np.frombuffer(bytes(data), np.dtype(dtype.code))[0].item()
 
 
-# What a checkpoint of mmengine's Runner holds besides tensors and plain Python: its loss curves, and numpy's numbers in
-# these and in the best score. Classes and functions that do nothing but take values stand in for the real ones.
+# Besides tensors and plain Python, a checkpoint of mmengine's Runner holds loss curves, and numpy numbers in these and
+# in the best score. Classes and functions that only store values stand in for the real ones.
 STAND_INS = [
     (_Curve, 'mmengine.logging.history_buffer.HistoryBuffer'),
-    (lambda owner, name: None, 'builtins.getattr'),  # a curve's statistics
+    (lambda owner, name: None, 'builtins.getattr'),  # names the statistics of a curve
     (OrderedDict, 'yacs.config.CfgNode'),  # the settings in VMamba's checkpoints
     (_DType, 'numpy.dtype'),
     (_Array, 'numpy.ndarray'),
@@ -80,16 +81,16 @@ PLAIN = (str, bytes, bytearray, bool, int, float, complex, torch.Size, torch.dty
 
 
 def _plain(value: object) -> object:
-    """A file's content rebuilt from plain Python, tensors and loss curves, which is all that it may hold.
+    """Rebuild the content of a file from plain Python, tensors and loss curves.
 
     Raises:
-        TypeError: If it holds anything else.
+        TypeError: If the file holds anything else.
     """
     if isinstance(value, dict):
         plain = OrderedDict if isinstance(value, OrderedDict) else dict
-        content = plain((_plain(k), _plain(v)) for k, v in dict.items(value))  # not its own methods: it may shadow them
-        if isinstance(value, OrderedDict) and '_metadata' in vars(value):
-            content._metadata = _plain(vars(value)['_metadata'])  # of a state dict: the modules' versions
+        content = plain((_plain(k), _plain(v)) for k, v in dict.items(value))  # the file may shadow value.items
+        if isinstance(value, OrderedDict) and STATE_DICT_VERSIONS in vars(value):
+            setattr(content, STATE_DICT_VERSIONS, _plain(vars(value)[STATE_DICT_VERSIONS]))
         return content
     if type(value) in (list, tuple, set):
         return type(value)(map(_plain, value))
@@ -107,26 +108,25 @@ _trusting = False
 
 
 def trust_checkpoints() -> None:
-    """From now on, let checkpoint files run the code that they hold: ``--trust-checkpoint``, a user's explicit word."""
+    """Let all checkpoint files read from now on run their code, as the user asks with ``--trust-checkpoint``."""
     global _trusting
     _trusting = True
-    print_log(
-        'CHECKPOINT FILES ARE TRUSTED: whatever code they hold will run with your rights', 'current', logging.WARNING
-    )
+    print_log('CHECKPOINT FILES ARE TRUSTED: any code in them runs with your permissions', 'current', logging.WARNING)
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device | Callable | None = 'cpu') -> dict:
-    """The content of a local ``.safetensors`` or ``.pth`` file; code in it is refused, never run.
+    """Read a local ``.safetensors`` or ``.pth`` file; a file with code in it is refused and its code never runs.
 
     Args:
         path: The file.
-        map_location: As in :func:`torch.load`; ``.safetensors`` are read to the CPU.
+        map_location: Device for the tensors of a ``.pth`` file, or another ``map_location`` of :func:`torch.load`;
+            tensors of a ``.safetensors`` file are read to the CPU.
 
     Returns:
-        What was saved: a state dict, or the dict of mmengine's Runner around one.
+        The saved object: a state dict, or the dict in which mmengine's Runner wraps one.
 
     Raises:
-        UserError: If the file is missing, damaged, or holds more than tensors, plain Python and loss curves.
+        UserError: If the file is missing, is damaged, or holds more than tensors, plain Python and loss curves.
     """
     path = Path(path)
     if not path.is_file():
@@ -141,15 +141,15 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
                 content = _plain(torch.load(path, map_location=map_location, weights_only=True))
     except OSError as error:
         raise UserError(f'checkpoint {path} cannot be read: {error.strerror or error}') from error
-    except Exception as error:  # whatever a damaged or hostile file makes of its reader
+    except Exception as error:  # a damaged or hostile file may raise anything
         if code := re.search(r'GLOBAL \S+|unrecognized function .+|numpy\.dtype\(.*|a value of type \w+', str(error)):
             raise UserError(
                 f'checkpoint {path} was refused: besides weights it holds something that could run code [{code[0]}]; '
-                'only tensors, plain Python and the loss curves of mmengine are read. If you know where the file comes '
-                'from, train.py, test.py and predict.py run its code under --trust-checkpoint'
+                "only tensors, plain Python and mmengine's loss curves are read. If you trust its source, train.py, "
+                'test.py and predict.py run its code with --trust-checkpoint'
             ) from error
         raise UserError(
-            f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged, cut off or no checkpoint at all; copy or '
+            f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged, cut off or no checkpoint; copy or '
             f'download it again [{str(error).split(". ")[0].strip() or type(error).__name__}]'
         ) from error
     if not isinstance(content, dict):
@@ -158,14 +158,16 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
 
 
 def read_backbone(checkpoint: str, prefix: str = '') -> dict[str, Tensor]:
-    """The weights of a backbone, under the names that the file has for them.
+    """Read the weights of a backbone, under the names in the file.
 
     Args:
-        checkpoint: As in :func:`fetch`.
-        prefix: Take only the keys below this one; ``'backbone'`` is found by itself.
+        checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, a local ``.pth`` or
+            ``.safetensors`` file, or a folder with a ``model.safetensors``.
+        prefix: Prefix of the backbone's keys, which is removed. By default it is ``'backbone'`` if any key starts with
+            that, as in a detector or segmentor, and empty otherwise.
 
     Raises:
-        UserError: If the weights cannot be had or read, or if there are none below the prefix.
+        UserError: If the weights cannot be downloaded or read, or if no key has the prefix.
     """
     state = read_checkpoint(fetch(checkpoint))
     for key in ('state_dict', 'model'):
@@ -173,47 +175,52 @@ def read_backbone(checkpoint: str, prefix: str = '') -> dict[str, Tensor]:
             state = state[key]
     prefix = prefix and prefix.removesuffix('.') + '.'
     if not prefix and any(k.startswith('backbone.') for k in state):
-        prefix = 'backbone.'  # a detector or segmentor
+        prefix = 'backbone.'
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise UserError(f'{checkpoint} holds no named weights below {prefix!r}: {", ".join(list(state)[:5])}')
     if len(weights) < len(state):
         others = _families([k for k in state if not k.startswith(prefix)])
-        print_log(f'{checkpoint}: {prefix}* is taken, and not used: {others}', logger='current')
+        print_log(f'{checkpoint}: {prefix}* is loaded; not used: {others}', logger='current')
     return weights
 
 
 def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> None:
-    """Load a backbone's weights strictly, and say what was loaded and what was not.
+    """Load a backbone's weights strictly, and log which were loaded and which were not.
 
-    Left out on purpose: the classifier (``head.*``) of the published weights and what else the module says that it may
-    be built without. Of the parts that the module says are unpublished, output norms for one, those keep their initial
-    values of which the weights hold nothing at all.
+    Two kinds of differences are allowed. ``allowed_unexpected_keys`` of the backbone are prefixes of names that it may
+    lack, such as those of the classifier, ``'head.'``. ``allowed_missing_keys`` are substrings of names that the
+    weights may lack, such as ``'out_norms.'``: if no name in them has it, these parameters keep their initial values.
 
     Args:
-        module: A :class:`backbones.base.Backbone`: its ``rename`` maps published names to its own.
-        checkpoint: ``hf-hub:<repository>``, a URL, or a local ``.pth`` or ``.safetensors`` file.
-        prefix: As in :func:`read_backbone`.
+        module: A :class:`backbones.base.Backbone`; its ``convert_state_dict`` converts published weights.
+        checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, a local ``.pth`` or
+            ``.safetensors`` file, or a folder with a ``model.safetensors``.
+        prefix: Prefix of the backbone's keys in the file; ``'backbone'`` is found automatically.
 
     Raises:
-        UserError: If the weights cannot be had or read, or if any other key is missing, unexpected or of another shape.
+        UserError: If the weights cannot be downloaded or read, or if any other key is missing or unexpected or has
+            another shape.
     """
-    state = module.rename(read_backbone(checkpoint, prefix))
+    state = module.convert_state_dict(read_backbone(checkpoint, prefix))
     own = module.state_dict()
-    new = [part for part in module.unpublished if any(part in k for k in own) and not any(part in k for k in state)]
-    dropped = [k for k in state if k not in own and k.startswith(module.unbuilt)]
-    fitting = {k: v for k, v in state.items() if k not in set(dropped)}
-    refuse_mismatch(checkpoint, {k: v for k, v in own.items() if not any(part in k for part in new)}, fitting)
+    missing = [
+        key for key in module.allowed_missing_keys if any(key in k for k in own) and not any(key in k for k in state)
+    ]
+    unexpected = [k for k in state if k not in own and k.startswith(module.allowed_unexpected_keys)]
+    expected = {k: v for k, v in own.items() if not any(key in k for key in missing)}
+    fitting = {k: v for k, v in state.items() if k in own or not k.startswith(module.allowed_unexpected_keys)}
+    refuse_mismatch(checkpoint, expected, fitting)
     module.load_state_dict(fitting, strict=False)
     print_log(
         f'{type(module).__name__}: {len(fitting)} of {len(own)} tensors loaded from {checkpoint}; '
-        f'initialised: {", ".join(f"{part}*" for part in new) or "nothing"}; not used: {_families(dropped)}',
+        f'initialised: {", ".join(f"{key}*" for key in missing) or "nothing"}; not used: {_families(unexpected)}',
         logger='current',
     )
 
 
 def refuse_mismatch(source: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Raise a :class:`UserError` that names the keys by which two state dicts differ, if they do."""
+    """Raise a :class:`UserError` that names the keys in which two state dicts differ, if they differ."""
     wrong = [
         *(f'missing {k}' for k in expected if k not in found),
         *(f'unexpected {k}' for k in found if k not in expected),
@@ -232,62 +239,68 @@ def refuse_mismatch(source: str, expected: dict[str, Tensor], found: dict[str, T
 
 
 def _families(keys: list[str]) -> str:
+    """The first parts of some keys, such as ``'head.*, norm.*'``."""
     return ', '.join(dict.fromkeys(k.split('.')[0] + '.*' for k in keys)) or 'nothing'
 
 
 def fetch(checkpoint: str) -> Path:
-    """The local file behind ``checkpoint``, downloaded into the hub's or torch's cache if need be.
+    """Return the local file of a checkpoint, after downloading it into the hub's or torch's cache if necessary.
 
     Args:
-        checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, the path of a file, or that of
-            a folder with a ``model.safetensors``.
+        checkpoint: ``hf-hub:<repository>`` or ``hf-hub:<repository>@<revision>``, a URL, a local file, or a folder with
+            a ``model.safetensors``.
 
     Raises:
-        UserError: If it cannot be downloaded, with what to do instead; if its content is not what its hash says.
+        UserError: If the download fails (the message says what to do instead), or if the file does not have its hash.
     """
     try:
         if checkpoint.startswith(HUB):
             repository, _, revision = checkpoint.removeprefix(HUB).partition('@')
             path = Path(hf_hub_download(repository, 'model.safetensors', revision=revision or None))
-            if not revision:  # the folder of the hub's cache is named by it
-                print_log(f'{checkpoint} is revision {path.parent.name} today: @{path.parent.name} pins it', 'current')
-            blob = path.resolve().name  # the hub's cache names large files by their hash
-            _verify(
-                path, SHA256.get(checkpoint.removeprefix(HUB)) or (blob if re.fullmatch('[0-9a-f]{64}', blob) else '')
-            )
+            if not revision:  # its folder in the hub's cache is named after the revision
+                print_log(
+                    f'{checkpoint} is revision {path.parent.name} today; append @{path.parent.name} to pin it',
+                    'current',
+                )
+            blob = path.resolve().name  # the hub's cache names large files after their hash
+            expected = SHA256.get(checkpoint.removeprefix(HUB)) or (blob if re.fullmatch('[0-9a-f]{64}', blob) else '')
+            _verify(path, expected)
             return path
         if urlparse(checkpoint).scheme in ('http', 'https'):
             name = Path(urlparse(checkpoint).path).name
-            stated = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)  # as torch's and OpenMMLab's files are named
-            # files of one name at several places are common: model.safetensors
-            place = '' if stated else hashlib.sha256(checkpoint.encode()).hexdigest()[:8]
-            cached = Path(torch.hub.get_dir(), 'checkpoints', place, name)
+            stated = re.search(r'-([0-9a-f]{8,64})\.\w+$', name)  # torch and OpenMMLab put the hash into the name
+            # other names, such as model.safetensors, are common to many URLs, so each URL gets a folder of its own
+            folder = '' if stated else hashlib.sha256(checkpoint.encode()).hexdigest()[:8]
+            cached = Path(torch.hub.get_dir(), 'checkpoints', folder, name)
             if not cached.is_file():
                 cached.parent.mkdir(parents=True, exist_ok=True)
                 torch.hub.download_url_to_file(checkpoint, str(cached), stated and stated[1])
             _verify(cached, stated[1] if stated else '')
             return cached
     except HFValidationError as error:
-        raise UserError(f'{checkpoint} names no repository of the hub; hf-hub:timm/mambaout_tiny.in1k does') from error
+        raise UserError(
+            f'{checkpoint} is not a valid name of a repository of the hub, such as hf-hub:timm/mambaout_tiny.in1k'
+        ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, RuntimeError) as error:
         name = f'model.safetensors of {checkpoint.removeprefix(HUB)}' if checkpoint.startswith(HUB) else checkpoint
         raise UserError(
-            f'cannot download the weights {checkpoint} [{type(error).__name__}]. Fetch {name} where there is a network '
-            'and name the file instead; for a backbone, --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file '
-            'or, to train from scratch, model.backbone.init_cfg=None'
+            f'cannot download the weights {checkpoint} [{type(error).__name__}]. Download {name} on a machine with a '
+            'network and name the file instead: for a backbone, --cfg-options '
+            'model.backbone.init_cfg.checkpoint=/path/to/file or, to train from random weights, '
+            'model.backbone.init_cfg=None'
         ) from error
     path = Path(checkpoint).expanduser()
     return path / 'model.safetensors' if path.is_dir() else path
 
 
-def _verify(path: Path, beginning: str) -> None:
-    """Raise a :class:`UserError` if a file's SHA-256 does not begin so; where that is empty, none is known."""
-    if not beginning:
+def _verify(path: Path, expected: str) -> None:
+    """Raise a :class:`UserError` unless a file's SHA-256 starts with ``expected``; an empty one is not checked."""
+    if not expected:
         return
     with path.open('rb') as file:
         digest = hashlib.file_digest(file, 'sha256').hexdigest()
-    if not digest.startswith(beginning):
+    if not digest.startswith(expected):
         raise UserError(
-            f'{path.resolve()} is damaged or not the file that was asked for: its SHA-256 is {digest} and should begin '
-            f'with {beginning}. Delete it and download it again'
+            f'{path.resolve()} is damaged or not the requested file: its SHA-256 is {digest} and should begin with '
+            f'{expected}. Delete it and download it again'
         )

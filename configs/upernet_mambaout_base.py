@@ -1,4 +1,4 @@
-# 112 M, 1178 G; 49.6 mIoU single-scale, 51.0 multi-scale are the paper's
+# 112 M, 1178 G; 49.6 mIoU single-scale, 51.0 multi-scale in the paper
 _base_ = './upernet_mambaout_tiny.py'
 model = dict(
     backbone=dict(

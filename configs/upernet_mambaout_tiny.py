@@ -1,4 +1,4 @@
-# 54 M, 938 G; 47.4 mIoU single-scale, 48.6 multi-scale are the paper's
+# 54 M, 938 G; 47.4 mIoU single-scale, 48.6 multi-scale in the paper
 _base_ = './_base_/upernet_160k.py'
 model = dict(
     backbone=dict(

@@ -3,8 +3,8 @@
 
     python docs/model_table.py
 
-The data file holds figures that the models' authors published, marked as such, and this project's own. A row without
-params and macs has them counted by get_flops.py and added to the file.
+The data file holds the figures that the models' authors published, in columns that say so, and this project's own. If a
+row has no params and macs, get_flops.py counts them, and they are added to the file.
 """
 
 import argparse
@@ -35,14 +35,14 @@ COLUMNS = {
     'score': 'ours',
 }
 SHORT = ('params', 'macs', 'published_box_ap', 'published_mask_ap', 'published_miou', 'published_miou_ms', 'score')
-TABLES = {  # where the root is, which columns, and what is in the names of the configs
+TABLES = {  # path to the root, columns, and a part of the names of the configs that are listed
     'README.md': ('', SHORT, 'mambaout'),
     'docs/models.md': ('../', tuple(COLUMNS), ''),
 }
 
 
 def measure(config: str) -> dict[str, str]:
-    """The figures of a config, in millions and G, as they stand in the data file."""
+    """Count the parameters of a config in millions and its MACs in G, formatted as in the data file."""
     with tempfile.NamedTemporaryFile(suffix='.json') as file:
         command = [sys.executable, ROOT / 'tools/get_flops.py', ROOT / f'configs/{config}.py', '--json', file.name]
         subprocess.run(command, check=True)
@@ -51,13 +51,13 @@ def measure(config: str) -> dict[str, str]:
 
 
 def tables(rows: list[dict[str, str]], root: str, columns: Sequence[str], models: str) -> str:
-    """A Markdown table for each task; a score of ours links its log, and is a dash where there is none yet."""
+    """A Markdown table for each task; a score of ours links to its log, and is a dash if there is none yet."""
     blocks = []
     for task, other in (('mask_rcnn', 'miou'), ('upernet', '_ap')):
         kept = [key for key in columns if other not in key]
         lines = [['config', *(COLUMNS[key] for key in kept)], ['---'] * (len(kept) + 1)]
         for row in rows:
-            if row['config'].startswith(task) and models in row['config']:
+            if task in row['config'] and models in row['config']:
                 score = f'[{row["score"]}]({root}{row["log"]})' if row['score'] else '–'
                 link = f'[{row["config"]}]({root}configs/{row["config"]}.py)'
                 lines.append([link, *(score if key == 'score' else row[key] or '–' for key in kept)])
@@ -66,7 +66,7 @@ def tables(rows: list[dict[str, str]], root: str, columns: Sequence[str], models
 
 
 def insert(text: str, rows: list[dict[str, str]], *arguments: object) -> str:
-    """A document with its tables renewed, between the two marks."""
+    """Replace the tables of a document, which stand between two marks."""
     start, end = '<!-- models: docs/model_table.py writes this -->\n', '\n<!-- end of models -->'
     return re.sub(f'({start}).*?({end})', lambda m: m[1] + tables(rows, *arguments) + m[2], text, flags=re.DOTALL)
 

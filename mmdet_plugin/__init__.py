@@ -1,9 +1,9 @@
-"""MambaOut for mmdet, by one line in a config:
+"""MambaOut for mmdet. A config needs one line:
 
     custom_imports = dict(imports=['mmdet_plugin'], allow_failed_imports=False)
 
-Besides what :mod:`mmengine_plugin` lists, importing it adds ``DATASETS['CheckedCocoDataset']`` and
-``METRICS['FastCocoMetric']``.
+The import adds ``DATASETS['CheckedCocoDataset']`` and ``METRICS['FastCocoMetric']`` to what :mod:`mmengine_plugin`
+adds.
 """
 
 from mmengine_plugin import config

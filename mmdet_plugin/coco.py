@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,38 +12,49 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import list_dir_or_file
 
 from backbones.errors import UserError, did_you_mean
-from mmengine_plugin.faults import Fault
-from mmengine_plugin.guards import GuardedSamples
+from mmengine_plugin.data.image_checks import Problem
+from mmengine_plugin.data.samples import CheckedSamples
 
 
 class CheckedCOCO(COCO):
-    """mmdet's COCO reader that answers for the classes of a config, where the original leaves out what it lacks."""
+    """mmdet's reader of annotation files, which refuses class names that do not fit. The original ignores them."""
 
     def __init__(self, annotation_file: str) -> None:
         try:
             super().__init__(annotation_file)
         except json.JSONDecodeError as error:
-            raise UserError(f'{annotation_file} is damaged or no JSON: {error}') from error
+            raise UserError(f'{annotation_file} is damaged or not JSON: {error}') from error
         self.annotation_file = annotation_file
 
     def get_cat_ids(self, cat_names: Sequence[str], **kwargs) -> list[int]:
-        """Category ids in the order of ``cat_names``; :class:`UserError` if names are unknown or in another order."""
-        there = [category['name'] for category in self.dataset['categories']]
-        if faults := list(class_faults(self.annotation_file, cat_names, there)):
-            what = '; '.join(fault.what for fault in faults[:4]) + (
-                f' and {len(faults) - 4} more' if faults[4:] else ''
-            )
-            raise UserError(f'{faults[0].file}: {faults[0].kind}: {what}. {faults[0].cure}')
+        """The category ids of class names.
+
+        Raises:
+            UserError: If names are not in the file, or are in another order there.
+        """
+        names = [category['name'] for category in self.dataset['categories']]
+        problems = list(class_problems(self.annotation_file, cat_names, names))
+        if problems:
+            details = '; '.join(problem.detail for problem in problems[:4])
+            if len(problems) > 4:
+                details += f' and {len(problems) - 4} more'
+            raise UserError(f'{problems[0].file}: {problems[0].kind}: {details}; {problems[0].fix}')
         return super().get_cat_ids(cat_names=cat_names, **kwargs)
 
 
 @DATASETS.register_module()
-class CheckedCocoDataset(GuardedSamples, CocoDataset):
-    """mmdet's CocoDataset that says what is wrong with a data set, where the original trains on something else.
+class CheckedCocoDataset(CheckedSamples, CocoDataset):
+    """mmdet's CocoDataset, which refuses classes and files that do not fit each other.
 
-    mmdet numbers the classes in the order of the annotation file and leaves out those that it does not find there,
-    so that labels and names part without a word, and a set from which nothing is left ends in numpy's "need at least
-    one array to concatenate".
+    The original numbers the classes in the order of the annotation file and leaves out those that the file does not
+    have: labels then belong to other names, and there is no message. If no image is left, it fails with numpy's "need
+    at least one array to concatenate".
+
+    Args:
+        *args: Arguments of CocoDataset.
+        skip_bad_samples: If true, a training sample that cannot be used is left out, and another one takes its place.
+            If false, and always in validation and tests, the first such sample stops the run.
+        **kwargs: Arguments of CocoDataset.
     """
 
     COCOAPI = CheckedCOCO
@@ -51,12 +63,12 @@ class CheckedCocoDataset(GuardedSamples, CocoDataset):
         """Load the annotations.
 
         Returns:
-            One dict for each image, as mmdet's.
+            One dict for each image, as mmdet makes it.
 
         Raises:
-            UserError: If the annotation file, the image folder or an image is not there, or the classes do not fit.
+            UserError: If the annotation file, the image folder or an image is missing, or if the classes do not fit.
         """
-        if self.backend_args is not None:  # not on this machine
+        if self.backend_args is not None:  # the files may be on another machine
             return super().load_data_list()
         for what, path in (('annotation file', self.ann_file), ('image folder', self.data_prefix['img'])):
             if not Path(path).exists():
@@ -65,19 +77,22 @@ class CheckedCocoDataset(GuardedSamples, CocoDataset):
                     'or set data_root in the data loaders of the config; docs/data.md shows the layout'
                 )
         data_list = super().load_data_list()
-        there = set(list_dir_or_file(self.data_prefix['img'], list_dir=False, recursive=True))
-        lacking = [
-            d['img_path'] for d in data_list if os.path.relpath(d['img_path'], self.data_prefix['img']) not in there
-        ]
-        if lacking:
+        folder = self.data_prefix['img']
+        files = set(list_dir_or_file(folder, list_dir=False, recursive=True))
+        missing = [d['img_path'] for d in data_list if os.path.relpath(d['img_path'], folder) not in files]
+        if missing:
             raise UserError(
-                f'{self.data_prefix["img"]} lacks {len(lacking)} of the {len(data_list)} images of {self.ann_file}, '
-                f'the first is {lacking[0]}'
+                f'{folder} lacks {len(missing)} of the {len(data_list)} images of {self.ann_file}, the first is '
+                f'{missing[0]}'
             )
         return data_list
 
     def filter_data(self) -> list[dict]:
-        """Leave out images without objects, where ``filter_cfg`` says so; refuse if none is left."""
+        """Leave out images as ``filter_cfg`` says, such as those without objects.
+
+        Raises:
+            UserError: If no image is left.
+        """
         kept = super().filter_data()
         if not kept:
             raise UserError(
@@ -87,37 +102,53 @@ class CheckedCocoDataset(GuardedSamples, CocoDataset):
         return kept
 
     def refuse_sample(self, info: Mapping, sample: Mapping) -> None:
-        """Refuse an image of another size than its annotations are for."""
-        found, said = sample['data_samples'].get('ori_shape'), (info['height'], info['width'])
-        if found and tuple(found) != said:
+        """Refuse an image if its size is not that in the annotation file."""
+        found, expected = sample['data_samples'].get('ori_shape'), (info['height'], info['width'])
+        if found and tuple(found) != expected:
             raise UserError(
                 f'image {info["img_path"]} is {found[0]}x{found[1]} (height x width), but {self.ann_file} says '
-                f'{said[0]}x{said[1]}: annotations would lie beside their objects'
+                f'{expected[0]}x{expected[1]}: its annotations would not match its objects'
             )
 
 
-def class_faults(file: str, classes: Sequence[str], there: Sequence[str]) -> Iterator[Fault]:
-    """What does not fit between the classes of a config and the category names of an annotation file, in its order."""
+def class_problems(file: str, classes: Sequence[str], names: Sequence[str]) -> Iterator[Problem]:
+    """Compare the classes of a config with the category names of an annotation file.
+
+    Args:
+        file: Annotation file.
+        classes: Classes of the config, in its order.
+        names: Names of the file's categories, in its order.
+
+    Yields:
+        The problems: names that occur twice, unknown classes, or another order.
+    """
     if isinstance(classes, str):
-        yield Fault(file, 'classes that are no tuple', f'metainfo has {classes!r}', f'Write classes=({classes!r},)')
-        return
-    for name in {name for name in there if there.count(name) > 1}:
-        yield Fault(file, 'category name that is not unique', f'it has {name!r} twice', 'Give each a name of its own')
-        return
-    unknown = [name for name in classes if name not in there]
-    for name in unknown:
-        yield Fault(
-            file,
-            'class that is no category of the file',
-            f'it has no category {name!r}{did_you_mean(name, there)}',
-            f'It has {", ".join(there[:10])}{f" and {len(there) - 10} more" if there[10:] else ""}: set '
-            "metainfo=dict(classes=(...)) in every data loader's dataset, and num_classes in the heads",
+        yield Problem(
+            file, 'classes that are not a tuple', f'metainfo has {classes!r}', f'write classes=({classes!r},)'
         )
-    in_order = tuple(name for name in there if name in classes)
-    if not unknown and tuple(classes) != in_order:
-        yield Fault(
+        return
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    for name in repeated:
+        yield Problem(file, 'duplicate category name', f'it has {name!r} twice', 'give each category its own name')
+    if repeated:
+        return
+    listed = ', '.join(names[:10])
+    if len(names) > 10:
+        listed += f' and {len(names) - 10} more'
+    unknown = [name for name in classes if name not in names]
+    for name in unknown:
+        yield Problem(
             file,
-            'classes in another order than the file',
+            'class that the file does not have',
+            f'it has no category {name!r}{did_you_mean(name, names)}',
+            f"it has {listed}: set metainfo=dict(classes=(...)) in every data loader's dataset, and num_classes in "
+            'the heads',
+        )
+    in_order = tuple(name for name in names if name in classes)
+    if not unknown and tuple(classes) != in_order:
+        yield Problem(
+            file,
+            'classes in another order than in the file',
             'mmdet numbers them in the order of the file',
-            f'Write metainfo=dict(classes={in_order})',
+            f'write metainfo=dict(classes={in_order})',
         )

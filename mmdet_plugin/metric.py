@@ -1,10 +1,12 @@
-"""COCO's scores, counted faster by faster-coco-eval."""
+"""COCO's scores, computed faster by faster-coco-eval."""
 
-from types import FunctionType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster
 from mmdet.evaluation import CocoMetric
+from mmdet.evaluation.metrics import coco_metric
 from mmdet.registry import METRICS
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -16,15 +18,15 @@ BACKENDS = ('faster_coco_eval', 'pycocotools')
 
 @METRICS.register_module()
 class FastCocoMetric(CocoMetric):
-    """mmdet's CocoMetric, whose scores faster-coco-eval counts: all are pycocotools', to the last bit.
+    """mmdet's CocoMetric on faster-coco-eval. All scores equal those of pycocotools to the last bit.
 
     Args:
-        *args: CocoMetric's.
-        backend: ``'faster_coco_eval'`` or ``'pycocotools'``, which CocoMetric itself counts by.
-        **kwargs: CocoMetric's. ``use_mp_eval`` concerns pycocotools alone.
+        *args: Arguments of CocoMetric.
+        backend: ``'faster_coco_eval'``, or ``'pycocotools'`` for CocoMetric as it is.
+        **kwargs: Arguments of CocoMetric. ``use_mp_eval`` only has an effect with ``'pycocotools'``.
 
     Raises:
-        UserError: If there is no such backend.
+        UserError: If ``backend`` is neither of the two.
     """
 
     def __init__(self, *args, backend: str = 'faster_coco_eval', **kwargs) -> None:
@@ -38,30 +40,60 @@ class FastCocoMetric(CocoMetric):
         """Compute the scores, under mmdet's names and rounded as mmdet does."""
         if self.backend == 'pycocotools':
             return super().compute_metrics(results)
-        # mmdet's own function, which finds another evaluator by the name that it looks up; its module stays as it is
-        compute = CocoMetric.compute_metrics
-        names = compute.__globals__ | dict.fromkeys(('COCOeval', 'COCOevalMP'), evaluator)
-        return FunctionType(compute.__code__, names)(self, results)
+        with fast_evaluation():
+            return super().compute_metrics(results)
+
+
+@contextmanager
+def fast_evaluation() -> Iterator[None]:
+    """Let mmdet's CocoMetric use :func:`evaluator` in place of pycocotools' COCOeval."""
+    # CocoMetric has no argument for the class of its evaluator: its long method looks up COCOeval, or with use_mp_eval
+    # COCOevalMP, in its module. They are public names, set back at the end: other metrics keep pycocotools.
+    originals = {name: getattr(coco_metric, name) for name in ('COCOeval', 'COCOevalMP')}
+    try:
+        for name in originals:
+            setattr(coco_metric, name, evaluator)
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(coco_metric, name, original)
 
 
 def evaluator(truth: COCO, found: COCO, kind: str) -> 'FastCOCOeval | COCOeval':
-    """Stand in for pycocotools' COCOeval, and be it where no float holds the ids, as faster-coco-eval's do."""
-    exact = all(isinstance(id_, int) and abs(id_) <= 2**53 for ids in (truth.imgs, truth.cats) for id_ in ids)
-    return (FastCOCOeval if exact else COCOeval)(truth, found, kind)
+    """Build the evaluator for the arguments of pycocotools' COCOeval.
+
+    Args:
+        truth: Annotations.
+        found: Detections.
+        kind: ``'bbox'`` or ``'segm'``.
+
+    Returns:
+        A :class:`FastCOCOeval`, or pycocotools' COCOeval if an id of an image or a category is not an integer that a
+        float64 can hold: faster-coco-eval stores ids as floats.
+    """
+    ids = [*truth.imgs, *truth.cats]
+    if all(isinstance(id_, int) and abs(id_) <= 2**53 for id_ in ids):
+        return FastCOCOeval(truth, found, kind)
+    return COCOeval(truth, found, kind)
 
 
 class FastCOCOeval(COCOeval_faster):
-    """faster-coco-eval's COCOeval, with pycocotools' scores to the last bit.
+    """faster-coco-eval's COCOeval with the scores of pycocotools, to the last bit.
 
-    Left to itself it differs in two ways: its first score is not limited to 100 detections in an image, and it divides
-    by the number of detections where pycocotools adds ``np.spacing(1)``. That tells for a number of 1 alone, and by one
-    bit, which is enough to round another way.
+    faster-coco-eval differs from pycocotools in two ways. Its first score is not limited to 100 detections in an
+    image. Its precision is divided by the number of detections, where pycocotools divides by this number plus
+    ``np.spacing(1)``. In float64 the sum differs from the number only for a single detection, and only by one bit, but
+    this bit can change how a score is rounded.
     """
 
     summarize = COCOeval.summarize
 
     def evaluate(self) -> None:
-        """Match and count, and ask for the precision at the second object too: below 1, a 1 is of one detection."""
+        """Match detections with objects, and compute precision and recall.
+
+        A precision of 1 becomes pycocotools' ``1 / (1 + np.spacing(1))`` where it is that of a single detection: where
+        the precision is below 1 at the recall of two found objects. It is therefore computed at that recall, too.
+        """
         p, recalls = self.params, self.params.recThrs
         second = self._recall_of_second()
         p.recThrs = np.union1d(recalls, second)
@@ -74,13 +106,16 @@ class FastCOCOeval(COCOeval_faster):
         p.recThrs = recalls
 
     def _recall_of_second(self) -> np.ndarray:
-        """(K, A): the recall when two objects are found; 2, which none reaches, where there is but one."""
+        """The recall of two found objects, (K, A): category, area. With fewer objects it is 2: out of reach."""
         p = self.params
         truth = self.cocoGt.loadAnns(self.cocoGt.getAnnIds(imgIds=p.imgIds, catIds=p.catIds))
         truth = [mark for mark in truth if not mark.get('iscrowd')]
-        area, category = (np.array([mark[key] for mark in truth]) for key in ('area', 'category_id'))
-        categories = np.unique(p.catIds) if p.useCats else [-np.inf]  # all are in one row, then
-        row = np.searchsorted(categories, category, side='right') - 1
+        area = np.array([mark['area'] for mark in truth])
+        if p.useCats:
+            categories = np.unique(p.catIds)
+            row = np.searchsorted(categories, [mark['category_id'] for mark in truth])
+        else:
+            categories, row = [None], np.zeros(len(truth), int)  # objects of all categories are counted together
         inside = [(low <= area) & (area <= high) for low, high in p.areaRng]
         numbers = np.transpose([np.bincount(row[part], minlength=len(categories)) for part in inside])
         return 2 / np.maximum(numbers, 1)

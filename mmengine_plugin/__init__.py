@@ -1,4 +1,12 @@
-"""MambaOut's additions to mmengine, common to detection and segmentation.
+"""What MambaOut adds to mmengine, for detection and segmentation alike.
+
+The rooms:
+
+- :mod:`~mmengine_plugin.engine`: what a Runner calls
+- :mod:`~mmengine_plugin.data`: checks of data sets, before a training and while it runs
+- :mod:`~mmengine_plugin.inference`: predictions for one's own images, and pictures
+- :mod:`~mmengine_plugin.compat`: what stands in for parts of mmcv and mmengine
+- :mod:`~mmengine_plugin.cli`: what the programs in ``tools/`` share
 
 Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it) changes these entries and no others:
 
@@ -6,66 +14,64 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
   (:mod:`backbones.mambaout`)
 - ``MODELS['VMamba']``: selective scans in four orders (:mod:`backbones.vmamba`)
 - ``MODELS['ViT']``: fully-visible or causal attention behind the same heads (:mod:`backbones.vit`)
-- ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``: fp16 on CUDA, fp32 elsewhere; it is a ``'FiniteAmpOptimWrapper'`` or a
-  ``'FiniteOptimWrapper'``, which take no step by gradients that are not finite (:mod:`mmengine_plugin.optim`)
-- ``LOOPS['ResumableEpochLoop']``, ``LOOPS['ResumableIterLoop']``, ``HOOKS['SafeCheckpointHook']``,
-  ``HOOKS['ResumeHook']``, ``FUNCTIONS['outlive_signals']``, and a file backend, ``'whole'``: never lose a run
-  (:mod:`mmengine_plugin.resume`, :mod:`mmengine_plugin.files`)
-- ``DATA_SAMPLERS['RestartableInfiniteSampler']``, ``DATA_SAMPLERS['NumberedBatchSampler']``: the order of the data as a
-  function of the seed (:mod:`mmengine_plugin.draws`)
-- ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`mmengine_plugin.checkpoint`)
-- ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`mmengine_plugin.guards`)
-- ``HOOKS['CompileBackboneHook']``: ``torch.compile`` on the backbone alone (:mod:`mmengine_plugin.compiling`)
-- ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used (:mod:`mmengine_plugin.guards`)
-- ``CheckpointLoader``, every scheme and a new one, ``hf-hub:``: run no code that a checkpoint brings along
-  (:mod:`mmengine_plugin.checkpoint`)
-- ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`mmengine_plugin.mmcv_ext`)
+- ``torch.ops.mambaout``: the operators of the backbones (:mod:`backbones.ops`)
+- ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``, ``['FiniteAmpOptimWrapper']``, ``['FiniteOptimWrapper']``: fp16 on CUDA,
+  fp32 elsewhere, and no step by gradients that are not finite (:mod:`~mmengine_plugin.engine.optimizer_wrappers`)
+- ``LOOPS['ResumableEpochLoop']``, ``LOOPS['ResumableIterLoop']``: training that resumes bit for bit; while they train,
+  they handle SIGTERM, SIGINT and SIGUSR1 (:mod:`~mmengine_plugin.engine.loops`)
+- ``HOOKS['SafeCheckpointHook']``, ``HOOKS['ResumeHook']`` (:mod:`~mmengine_plugin.engine.checkpoint_hook`,
+  :mod:`~mmengine_plugin.engine.resume`)
+- ``FUNCTIONS['ignore_signals']``, also by its earlier name ``'outlive_signals'``
+  (:mod:`~mmengine_plugin.engine.signals`)
+- mmengine's file backend ``'atomic'``, also by its earlier name ``'whole'`` (:mod:`~mmengine_plugin.files`)
+- ``DATA_SAMPLERS['RestartableInfiniteSampler']``, ``DATA_SAMPLERS['NumberedBatchSampler']``: the order of the data as
+  a function of the seed (:mod:`~mmengine_plugin.engine.sampling`)
+- ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`~mmengine_plugin.engine.load_hook`)
+- ``HOOKS['CompileBackboneHook']``: ``torch.compile`` for the backbone alone
+  (:mod:`~mmengine_plugin.engine.compile_hook`)
+- ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`~mmengine_plugin.data.classes`)
+- ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used
+  (:mod:`~mmengine_plugin.data.samples`)
+- ``CheckpointLoader``, all schemes and a new one, ``hf-hub:``: readers that run no code of a checkpoint
+  (:mod:`~mmengine_plugin.compat.checkpoint_loader`)
+- ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`~mmengine_plugin.compat.mmcv_ext`)
+- ``MODEL_WRAPPERS['CPUDistributedDataParallel']``, and PyTorch's rendezvous ``restarts://``: several processes on CPUs,
+  and restarts of lost processes (:mod:`~mmengine_plugin.cli.launching`)
+
+The programs in ``tools/`` also set ``sys.excepthook``, which says what to type after a failed import
+(``tools/doctor.py``).
 """
 
 import sys
 from pathlib import Path
 
-_here = Path(__file__).resolve().parent
-_root = _here if (_here / 'configs').is_dir() else _here.parent  # installed, or a checkout
+_package = Path(__file__).resolve().parent
+_root = _package if (_package / 'tools').is_dir() else _package.parent  # of an installed package, or of a checkout
 try:
     import backbones
 
-    if Path(backbones.__file__ or '').resolve().parent != _here.parent / 'backbones':
+    if Path(backbones.__file__ or '').resolve().parent != _package.parent / 'backbones':
         raise ImportError(
             f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
             'comes first on sys.path: rename that folder or start from another directory'
         )
-    from . import checkpoint, compiling, guards, mmcv_ext, optim, resume
+    from .cli.configs import config
+    from .compat import checkpoint_loader, mmcv_ext  # noqa: F401  (imported for what they register)
+    from .data import classes, samples  # noqa: F401
+    from .engine import (  # noqa: F401
+        checkpoint_hook,
+        compile_hook,
+        load_hook,
+        loops,
+        optimizer_wrappers,
+        resume,
+        signals,
+    )
 except Exception as error:
-    if 'doctor' not in sys.modules:  # else, this is a program of ours, which says more
+    if 'doctor' not in sys.modules:  # otherwise, a program of ours says more
         error.add_note(f'`{sys.executable} {_root}/tools/doctor.py` says what does not fit, and what to type')
     raise
 
 mmcv_ext.install()
 
-__all__ = ['checkpoint', 'compiling', 'config', 'guards', 'mmcv_ext', 'optim', 'resume']
-
-
-def config(name: str) -> str:
-    """The path of one of our configs, for inheritance from anywhere.
-
-    Args:
-        name: A config's file name without ``.py``, for example ``'mask_rcnn_mambaout_tiny'``.
-
-    Returns:
-        The absolute path, in a checkout as in an installed package.
-
-    Raises:
-        UserError: If there is no such config.
-
-    Example:
-        In a config of one's own, anywhere on disk::
-
-            _base_ = __import__('mmdet_plugin').config('mask_rcnn_mambaout_tiny')
-    """
-    folder = _root / 'configs'
-    path = folder / f'{name}.py'
-    if not path.is_file():
-        known = [str(p.relative_to(folder).with_suffix('')) for p in folder.rglob('*.py')]
-        raise backbones.UserError(f'no config {name!r} in {folder}{backbones.errors.did_you_mean(name, known)}')
-    return str(path)
+__all__ = ['config']

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Atomic files: a file is there whole or not at all, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -15,20 +15,30 @@ from backbones.errors import UserError
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
-    """Write a file whole or not at all: gives the path to write to, which is on the disk when it gets its name.
+def atomic_file(path: str | Path) -> Iterator[Path]:
+    """Write a file atomically: the body writes to the temporary path that it is given.
+
+    After the body, the content is flushed to the disk, and the file gets its name. If the body fails, what was at
+    ``path`` before is still there.
+
+    Args:
+        path: The file to write. Missing folders are made.
+
+    Yields:
+        The temporary path. It has the ending of ``path``, since many writers choose their format by it.
 
     Raises:
-        UserError: If it cannot be written; what was there before is then as it was.
+        UserError: If the file cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{os.getpid()}.part.{path.name}')  # with the ending, by which writers choose a format
+    temporary = path.with_name(f'.{os.getpid()}.part.{path.name}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        _flush(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        if os.name == 'posix':  # Windows cannot open a folder
+            _flush(path.parent)
     except OSError as error:
         raise UserError(
             f'cannot write {path}: {error.strerror or error}; nothing that was there before is lost'
@@ -39,13 +49,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write a JSON file whole or not at all."""
-    with whole_file(path) as temporary:
+    """Write a JSON file atomically."""
+    with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + '\n')
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder for results if need be, and raise a :class:`UserError` if nothing can be written there."""
+    """Make a folder for results if it does not exist.
+
+    Raises:
+        UserError: If files cannot be written to it.
+    """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -53,23 +67,28 @@ def make_folder(path: str | Path) -> None:
         raise UserError(f'cannot write to {path}: {error.strerror or error}; name another folder') from error
 
 
-class WholeFileBackend(LocalBackend):
-    """mmengine's file backend for this machine, whose files are there whole, read back, or not at all."""
+class AtomicFileBackend(LocalBackend):
+    """mmengine's backend for local files, but files are written atomically and read back."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes; :class:`UserError` if they cannot be written or are not what is read back."""
-        with whole_file(filepath) as temporary:
+        """Write bytes to a file.
+
+        Raises:
+            UserError: If they cannot be written, or if what is read back differs from them.
+        """
+        with atomic_file(filepath) as temporary:
             temporary.write_bytes(obj)
             with temporary.open('rb') as file:
                 for start in range(0, len(obj), 1 << 24):
                     if file.read(1 << 24) != obj[start : start + (1 << 24)]:
-                        raise UserError(f'{filepath}: what is read back is not what was written: look at the disk')
+                        raise UserError(f'{filepath}: the disk returns other bytes than were written: check the disk')
 
 
-register_backend('whole', WholeFileBackend)
+register_backend('atomic', AtomicFileBackend)
+register_backend('whole', AtomicFileBackend)  # its name before version 0.2
 
 
-def _sync(path: Path) -> None:
+def _flush(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

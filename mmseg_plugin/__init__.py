@@ -1,9 +1,9 @@
-"""MambaOut for mmsegmentation, by one line in a config:
+"""MambaOut for mmsegmentation. A config needs one line:
 
     custom_imports = dict(imports=['mmseg_plugin'], allow_failed_imports=False)
 
-Besides what :mod:`mmengine_plugin` lists, importing it adds ``DATASETS['CheckedADE20KDataset']``,
-``DATASETS['FolderDataset']`` and ``VISUALIZERS['ContiguousSegVisualizer']``.
+The import adds ``DATASETS['CheckedADE20KDataset']``, ``DATASETS['FolderDataset']`` and
+``VISUALIZERS['ContiguousSegVisualizer']`` to what :mod:`mmengine_plugin` adds.
 """
 
 from mmengine_plugin import config

@@ -1,4 +1,4 @@
-"""mmseg's drawings, for images of any memory layout."""
+"""mmseg's visualizer for images of any memory layout."""
 
 import numpy as np
 from mmseg.registry import VISUALIZERS
@@ -7,9 +7,9 @@ from mmseg.visualization import SegLocalVisualizer
 
 @VISUALIZERS.register_module()
 class ContiguousSegVisualizer(SegLocalVisualizer):
-    """SegLocalVisualizer that takes the images of mmseg's own ``browse_dataset.py``, which OpenCV refuses to draw on.
+    """SegLocalVisualizer, which also draws on the images of mmseg's ``browse_dataset.py``.
 
-    They are views of permuted tensors; OpenCV writes into contiguous arrays alone.
+    These are views of permuted tensors, and OpenCV only draws on contiguous arrays.
     """
 
     def add_datasample(self, name: str, image: np.ndarray, *args, **kwargs) -> None:

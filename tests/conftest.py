@@ -26,8 +26,13 @@ TIME_LIMIT = 900  # seconds, of any program
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
 SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
-CONFIGS = sorted(path.stem for head in ('mask_rcnn', 'upernet') for path in (ROOT / 'configs').glob(f'{head}_*.py'))
-CONFIGS = [name for name in CONFIGS if not name.endswith('_official')]  # which are other recipes for the same models
+# the models on COCO and ADE20K, by their paths in configs/; *_official.py are other recipes for the same models
+CONFIGS = sorted(
+    path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
+    for head in ('mask_rcnn', 'upernet')
+    for path in (ROOT / 'configs').rglob(f'{head}_*.py')
+    if path.parent.name not in ('_base_', 'mini') and not path.stem.endswith('_official')
+)
 FOLDERS = [ROOT / 'data', ROOT.parent / 'shared/data']  # where real data may be
 # upstream's recipes, to which the paper's author refers
 SWIN = {
@@ -50,6 +55,8 @@ TWELVE_ITERATIONS += [
 
 def run_tool(tool: str, *arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """Run a program of ``tools/`` as a user does, in a process of its own; its output is one string, errors included.
+
+    ``tool`` is its name, or the absolute path of a program elsewhere.
 
     The process is forked from one that has imported what takes long, and nothing of this project: most programs of the
     tests would otherwise spend their time in importing torch.

@@ -1,4 +1,4 @@
-"""What a user can get wrong: each is answered by one message that names the culprit and the cure, and exit code 1."""
+"""Each mistake of a user is answered by one message that names the cause and the fix, and by exit code 1."""
 
 import json
 import shutil
@@ -8,12 +8,13 @@ import torch
 from mmengine.config import Config
 
 from backbones import UserError
-from mmengine_plugin.launch import RANKS, check_option, join_processes
+from mmengine_plugin.cli.cfg_options import check_option
+from mmengine_plugin.cli.launching import RANK_VARIABLES, join_processes
 from tests.conftest import DETECTION, FAST, SEGMENTATION
 
 
 def refuses(done, *words: str) -> None:
-    """The program ended with one short message that holds the words."""
+    """Check that the program ended with one short message that contains the words."""
     assert done.returncode == 1, done.stdout[-3000:]
     assert 'Traceback' not in done.stdout
     message = done.stdout[done.stdout.rindex('error: ') :]
@@ -145,12 +146,12 @@ def test_an_option_that_exists_nowhere(tool, option, words):
         'val_evaluator.backend=pycocotools',
     ],
 )
-def test_an_option_that_the_config_lacks_and_its_taker_knows_is_accepted(option):
+def test_an_option_that_only_the_class_has_is_accepted(option):
     check_option(Config.fromfile(DETECTION), option.split('=')[0])
 
 
 @pytest.mark.parametrize('option', ['foo', 'train_cfg.max_epochs=[1,2'])
-def test_an_option_that_is_no_pair(tool, option):
+def test_an_option_that_is_not_a_pair(tool, option):
     done = tool('train.py', DETECTION, '--cfg-options', option)
     assert done.returncode == 2 and 'Traceback' not in done.stdout and 'KEY=VALUE pairs' in done.stdout
 
@@ -167,7 +168,7 @@ def test_a_reinitialisation_that_names_nothing(tool, tmp_path, mini_data, checkp
     refuses(done, 'no parameter of the model begins with', 'roi_head.bbox_head.fcs')
 
 
-@pytest.mark.parametrize('launcher', RANKS)
+@pytest.mark.parametrize('launcher', RANK_VARIABLES)
 def test_a_launcher_without_its_environment(tool, launcher):
     refuses(
         tool('train.py', DETECTION, '--launcher', launcher),
@@ -177,10 +178,10 @@ def test_a_launcher_without_its_environment(tool, launcher):
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    """This machine need not have a GPU: it is told that it has one."""
+    """The test simulates one GPU: this machine may have none."""
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
-    for name, value in zip(RANKS['pytorch'], '121', strict=True):
+    for name, value in zip(RANK_VARIABLES['pytorch'], '121', strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match='2 or more processes were started on this machine, and it has 1 GPUs'):
         join_processes(Config(dict(launcher='pytorch')))
@@ -223,7 +224,7 @@ def test_images_that_are_missing_and_annotations_cut_off(tool, tmp_path, mini_da
     annotations = tmp_path / 'data/mini/coco/annotations/instances_train2017.json'
     annotations.write_text(annotations.read_text()[:1000])
     done = tool('train.py', DETECTION, '--work-dir', tmp_path / 'w', cwd=tmp_path)
-    refuses(done, 'instances_train2017.json is damaged or no JSON')
+    refuses(done, 'instances_train2017.json is damaged or not JSON')
 
 
 def test_a_checkpoint_that_is_not_there(tool, mini_data, tmp_path):
@@ -253,7 +254,7 @@ def test_a_truncated_checkpoint(tool, mini_data, checkpoint, tmp_path):
 
 
 def test_a_checkpoint_of_another_size(tool, mini_data, checkpoint, tmp_path):
-    # a list of hooks of one's own replaces ours, and the check with it
+    # this list of hooks replaces ours, and with it the check
     path = child(
         tmp_path, "custom_hooks = [dict(type='EMAHook')]\nmodel = dict(backbone=dict(arch=dict(depths=(1, 1, 2, 1))))"
     )

@@ -1,4 +1,4 @@
-"""The configs: sizes that the paper prints, and inheritance from anywhere."""
+"""The configs: their models have the published sizes, and they can be inherited from anywhere."""
 
 import os
 import shutil
@@ -10,10 +10,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from backbones import UserError
+from backbones.vmamba import ARCHS as VMAMBA_ARCHS
+from mmengine_plugin import config
 from tests.conftest import CONFIGS, ROOT
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
 HEADS = ['mask_rcnn', 'upernet']
+PACKAGES = ['backbones', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin']
 PAPER_PARAMS = {  # millions: paper, Tables 2 and 3
     'mask_rcnn': dict(tiny=43, small=65, base=100),
     'upernet': dict(tiny=54, small=76, base=112),
@@ -39,7 +43,7 @@ def test_parameters_round_to_the_papers(head, size):
     backbone = sum(p.numel() for p in model.backbone.parameters()) / 1e6
     if size in PAPER_PARAMS[head]:
         assert round(count) == PAPER_PARAMS[head][size]
-    # the classifier of Table 4 left out, the four output norms added: arithmetic on the published block
+    # Table 4 without the classifier and with four output norms, computed from the published block
     assert backbone == pytest.approx(dict(femto=5.82, kobe=7.65, tiny=22.91, small=44.85, base=79.37)[size], abs=0.006)
 
 
@@ -49,7 +53,7 @@ def test_channel_lists_are_the_backbones(name):
     with torch.device('meta'):
         backbone = MODELS.build(cfg.model.backbone)
     channels = [norm.weight.numel() for norm in backbone.out_norms.values()]
-    if name.startswith('mask_rcnn'):
+    if 'mask_rcnn' in name:
         assert list(cfg.model.neck.in_channels) == channels
     else:
         assert list(cfg.model.decode_head.in_channels) == channels
@@ -69,7 +73,7 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp('installed')
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
     source = folder / 'source'
-    for name in ('backbones', 'configs', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin', 'tools'):
+    for name in (*PACKAGES, 'configs', 'tools'):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
     for name in ('README.md', 'setup.py'):
         shutil.copy(ROOT / name, source)
@@ -84,15 +88,16 @@ def in_package(installed, *command, cwd):
     return subprocess.run([sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True)
 
 
-def test_the_wheel_ships_configs_and_tools_and_no_top_level_folders_of_theirs(installed):
+def test_the_wheel_has_every_module_with_configs_and_tools_inside_mmengine_plugin(installed):
     top = {path.name for path in installed.iterdir() if path.is_dir() and not path.name.endswith('.dist-info')}
-    assert top == {'backbones', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin'}
-    for folder in ('configs', 'tools'):
-        ours = {p.relative_to(ROOT / folder) for p in (ROOT / folder).rglob('*.py')}
-        assert ours == {
-            p.relative_to(installed / 'mmengine_plugin' / folder)
-            for p in (installed / 'mmengine_plugin' / folder).rglob('*.py')
-        }
+    assert top == set(PACKAGES)
+    places = {name: name for name in PACKAGES} | {name: f'mmengine_plugin/{name}' for name in ('configs', 'tools')}
+    expected = {
+        f'{place}/{path.relative_to(ROOT / folder)}'
+        for folder, place in places.items()
+        for path in (ROOT / folder).rglob('*.py')
+    }
+    assert {str(path.relative_to(installed)) for path in installed.rglob('*.py')} == expected
 
 
 @pytest.mark.parametrize(
@@ -111,27 +116,48 @@ def test_an_installed_package_has_its_programs(installed, tmp_path, editable):
     assert done.returncode == 0 and '--auto-scale-lr' in done.stdout
 
 
-def test_an_unknown_config_is_answered_with_the_nearest(tmp_path):
-    from backbones import UserError
-    from mmengine_plugin import config
-
-    with pytest.raises(UserError, match="did you mean 'mask_rcnn_mambaout_tiny'"):
-        config('mask_rcnn_mambaout_tinny')
-
-
-PROBES = sorted(path.stem for path in (ROOT / 'configs/mini').glob('probe_*.py'))
+@pytest.mark.parametrize('name', CONFIGS)
+def test_mambaouts_configs_lie_in_configs_and_those_of_other_backbones_in_a_folder_of_its_name(name):
+    backbone = load(name).model.backbone.type
+    folder = '' if backbone == 'MambaOut' else f'{backbone.lower()}/'
+    assert name.startswith(tuple(f'{folder}{head}_{backbone.lower()}_' for head in HEADS))
 
 
-@pytest.mark.parametrize('name', PROBES)
-def test_a_probe_sets_its_backbone_and_channels_alone(name):
-    cfg, first = load(f'mini/{name}'), load('mini/probe_mambaout')
-    model = build(cfg)
-    (out_norm,) = model.backbone.out_norms.values()
-    assert model.decode_head.in_channels == len(out_norm.weight)
-    assert 150_000 < sum(p.numel() for p in model.backbone.parameters()) < 500_000
-    for config in (cfg, first):
-        config.model.pop('backbone')
-        for key in ('in_channels', 'channels'):
-            config.model.decode_head.pop(key)
-        config.pop('width', None)
-    assert cfg.to_dict() == first.to_dict()
+@pytest.mark.parametrize(
+    ('name', 'nearest'),
+    [
+        ('mask_rcnn_mambaout_tinny', 'mask_rcnn_mambaout_tiny'),
+        ('mask_rcnn_vmamba_tiny', 'vmamba/mask_rcnn_vmamba_tiny'),  # its name before it had a folder
+        ('upernet_vit_small_causal', 'vit/upernet_vit_small_causal'),
+    ],
+)
+def test_an_unknown_config_is_answered_with_the_nearest(name, nearest):
+    with pytest.raises(UserError, match=f'did you mean {nearest!r}'):
+        config(name)
+
+
+def test_an_unknown_file_is_answered_with_the_one_of_that_name_in_a_folder_beside_it(tool):
+    done = tool('get_flops.py', 'configs/mask_rcnn_vmamba_tiny.py')
+    assert done.returncode == 1
+    assert "does not exist (did you mean 'configs/vmamba/mask_rcnn_vmamba_tiny.py'?)" in done.stdout
+
+
+@pytest.mark.parametrize('head', HEADS)
+@pytest.mark.parametrize('size', VMAMBA_ARCHS)
+def test_the_environment_names_the_size_for_vmambas_own_recipe(head, size, monkeypatch):
+    monkeypatch.setenv('VMAMBA_SIZE', size)
+    official, ours = load(f'vmamba/{head}_vmamba_official'), load(f'vmamba/{head}_vmamba_{size}')
+    assert official.model == ours.model
+    assert official.work_dir == f'./work_dirs/{head}_vmamba_{size}_official'
+
+
+@pytest.mark.parametrize(
+    ('size', 'message'), [(None, 'needs the environment variable VMAMBA_SIZE'), ('tinny', 'tinny.py does not exist')]
+)
+def test_vmambas_own_recipe_without_a_size_that_exists_is_refused(size, message, monkeypatch, tool):
+    if size:
+        monkeypatch.setenv('VMAMBA_SIZE', size)
+    done = tool('train.py', 'configs/vmamba/mask_rcnn_vmamba_official.py')
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith('error: config configs/vmamba/mask_rcnn_vmamba_official.py')
+    assert message in done.stdout

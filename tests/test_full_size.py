@@ -1,6 +1,6 @@
-"""The unmodified recipes on real images at full size: 800x1333 and 512x512 crops, two iterations, on any machine.
+"""The unmodified recipes run two iterations on real images at full size: 800x1333 pixels, and crops of 512x512.
 
-The data is looked for in ``data/`` and in ``shared/data`` beside the repository, which checkouts may share.
+The data are looked for in ``data/``, and in ``shared/data`` beside the repository, which checkouts may share.
 """
 
 import json
@@ -17,13 +17,17 @@ pytestmark = pytest.mark.full_size
     [
         *(
             (
-                f'mask_rcnn_{backbone}',
+                config,
                 'coco',
                 'coco',
                 ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=4', 'val_dataloader.dataset.indices=1'],
                 'coco/segm_mAP',
             )
-            for backbone in ('mambaout_tiny', 'vmamba_tiny', 'vmamba_tiny_s1l8')
+            for config in (
+                'mask_rcnn_mambaout_tiny',
+                'vmamba/mask_rcnn_vmamba_tiny',
+                'vmamba/mask_rcnn_vmamba_tiny_s1l8',
+            )
         ),
         (
             'upernet_mambaout_tiny',
@@ -41,7 +45,7 @@ def test_unmodified_config_trains_validates_and_tests_on_real_images(
     path, work_dir = ROOT / f'configs/{config}.py', tmp_path / 'work'
     length = [*length, length[-1].replace('val_', 'test_'), 'default_hooks.logger.interval=1']
     if score == 'coco/segm_mAP':
-        length.append('model.test_cfg.rcnn.score_thr=0')  # after two steps a detector may be sure of nothing
+        length.append('model.test_cfg.rcnn.score_thr=0')  # after two steps, all scores may be low
     options = ['--work-dir', work_dir, '--cfg-options', *length, 'model.backbone.init_cfg=None']
     trained = tool('train.py', path, *options, cwd=tmp_path)
     assert trained.returncode == 0, trained.stdout[-3000:]

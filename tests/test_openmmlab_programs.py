@@ -1,4 +1,4 @@
-"""mmdet's and mmseg's own installed programs work on our configs, data and logs."""
+"""The installed programs of mmdet and mmseg work with our configs, data and logs."""
 
 import importlib.util
 import subprocess
@@ -14,8 +14,8 @@ SHORT = dict(mmdet=TWO_EPOCHS, mmseg=TWELVE_ITERATIONS)
 
 
 def run(package: str, program: str, *arguments: object, cwd: Path) -> str:
-    """Run an installed program of mmdet or mmseg; returns what it says."""
-    # without importing the package, of which mmseg would need operators that only our plugin brings
+    """Run an installed program of mmdet or mmseg; return its output."""
+    # find_spec does not import the package: mmseg would need operators that only our plugin has
     path = Path(importlib.util.find_spec(package).origin).parent / '.mim/tools' / program
     command = [sys.executable, '-m', 'mmengine_plugin'] if 'browse' in program else [sys.executable]
     done = subprocess.run([*command, path, *map(str, arguments)], cwd=cwd, capture_output=True, text=True)

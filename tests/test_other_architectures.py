@@ -1,4 +1,4 @@
-"""Detectors and segmentors of mmdet and mmseg take the backbone by one line and its channels."""
+"""Detectors and segmentors of mmdet and mmseg take the backbone by one line and the numbers of its channels."""
 
 import math
 
@@ -19,7 +19,7 @@ CONFIGS = {
     'a single-stage detector': (
         'mmdet::atss/atss_r50_fpn_1x_coco.py',
         "model = dict(backbone=dict(_delete_=True, type='MambaOut', arch='femto', out_indices=(1, 2, 3)), "
-        'neck=dict(in_channels=[96, 192, 288], start_level=0))',  # its FPN leaves stride 4 out
+        'neck=dict(in_channels=[96, 192, 288], start_level=0))',  # its FPN has no stride 4
     ),
     'another segmentation head': (
         'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
@@ -30,7 +30,7 @@ CONFIGS = {
 
 
 def batch(scope: str) -> dict:
-    """Two images of 256x256 with an object each, as the data loaders give them."""
+    """Two images of 256x256 pixels with one object each, as data loaders return them."""
     images = [torch.randint(0, 256, (3, 256, 256), dtype=torch.uint8) for _ in range(2)]
     meta = dict(img_shape=(256, 256), ori_shape=(256, 256), scale_factor=(1.0, 1.0), batch_input_shape=(256, 256))
     if scope == 'mmdet':
@@ -51,7 +51,7 @@ def batch(scope: str) -> dict:
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_it_takes_one_training_step(name, tmp_path):
+def test_an_architecture_takes_one_training_step(name, tmp_path):
     base, line = CONFIGS[name]
     plugin = base[: base.index('::')] + '_plugin'
     imports = f"custom_imports = dict(imports=['{plugin}'], allow_failed_imports=False)"

@@ -1,4 +1,4 @@
-"""One's own data, by the configs that docs/data.md shows: checked, trained, scored and predicted."""
+"""The configs in docs/data.md for your own data: checked, trained, scored and predicted."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SHORT = dict(
 
 
 def make_pets(mini: Path, root: Path) -> None:
-    """Two classes of the mini set under other names and ids, in another layout."""
+    """Write two classes of the mini set under other names and ids, in another layout."""
     names = {'stop sign': (7, 'cat'), 'sports ball': (9, 'dog')}
     for split in ('train', 'val'):
         coco = COCO(str(mini / f'annotations/instances_{split}2017.json'))
@@ -47,7 +47,7 @@ def make_pets(mini: Path, root: Path) -> None:
 
 
 def make_cracks(mini: Path, root: Path) -> None:
-    """Black and white masks: white where the mini set has anything but ground."""
+    """Write black and white masks, which are white where the mini set has anything but ground."""
     for split, old in dict(train='training', val='validation').items():
         shutil.copytree(mini / 'images' / old, root / split / 'images')
         (root / split / 'masks').mkdir(parents=True)
@@ -58,7 +58,7 @@ def make_cracks(mini: Path, root: Path) -> None:
 
 @pytest.fixture(scope='module')
 def project(mini_data, tmp_path_factory) -> Path:
-    """Somebody's folder: their data, and the documented configs on the mini model."""
+    """A folder of a user: data, and the documented configs with the mini models."""
     folder = tmp_path_factory.mktemp('project')
     make_pets(mini_data / 'data/mini/coco', folder / 'data/pets')
     make_cracks(mini_data / 'data/mini/ade20k', folder / 'data/cracks')
@@ -89,7 +89,7 @@ def test_a_documented_config_is_checked_trains_scores_and_predicts(name, tool, p
 
 
 @pytest.mark.parametrize('masks', ['of 0 and 255', 'with a palette'])
-def test_pixels_become_the_classes_that_values_or_their_indices_say(masks, project, tmp_path, monkeypatch):
+def test_pixels_become_the_classes_given_by_values_or_indices(masks, project, tmp_path, monkeypatch):
     monkeypatch.chdir(project)
     cfg = Config.fromfile('cracks.py')
     init_default_scope('mmseg')
@@ -122,7 +122,7 @@ def test_pixels_become_the_classes_that_values_or_their_indices_say(masks, proje
         ('cracks', "train_dataloader = dict(dataset=dict(img_suffix='.png'))", ['0 images that end', 'set img_suffix']),
     ],
 )
-def test_a_mistake_in_the_config_of_ones_own_data(name, text, words, tool, project):
+def test_a_mistake_in_a_config_for_own_data_is_named(name, text, words, tool, project):
     path = project / 'mistaken.py'
     path.write_text(f"_base_ = '{name}.py'\n{text}\n")
     done = tool('train.py', path, '--work-dir', project / 'mistaken', '--cfg-options', *FAST, *SHORT[name], cwd=project)
@@ -142,7 +142,7 @@ def test_a_mistake_in_the_config_of_ones_own_data(name, text, words, tool, proje
     ],
     ids=['unknown index', 'unknown value', 'index among values', 'other size', 'colours'],
 )
-def test_a_mask_that_cannot_be_right_is_refused_by_its_name(mask, values, words, project, tmp_path):
+def test_an_impossible_mask_is_refused_by_its_name(mask, values, words, project, tmp_path):
     cfg = Config.fromfile(project / 'cracks.py')
     init_default_scope('mmseg')
     for folder, image in (('images', 'a.jpg'), ('masks', 'a.png')):
@@ -156,7 +156,7 @@ def test_a_mask_that_cannot_be_right_is_refused_by_its_name(mask, values, words,
 
 @pytest.fixture
 def damaged(project, tmp_path) -> Path:
-    """The project with one training image of each task that is no image."""
+    """The project with one unreadable training image for each task."""
     shutil.copytree(project / 'data', tmp_path / 'data')
     for name in SIZES:
         shutil.copy(project / f'{name}.py', tmp_path)
@@ -202,7 +202,7 @@ def test_a_set_without_any_good_sample_is_an_error_even_if_bad_ones_are_skipped(
         dataset[0]
 
 
-def test_validation_skips_nothing(tool, damaged):
+def test_validation_skips_no_sample(tool, damaged):
     bad = damaged / 'data/cracks/val/images/ADE_val_00000001.jpg'
     bad.write_bytes(bad.read_bytes()[:0])
     options = [f'{split}_dataloader.dataset.skip_bad_samples=True' for split in ('train', 'val')]

@@ -32,10 +32,12 @@ COMMON = {
     'OPTIM_WRAPPERS[mmengine.AmpOnCudaOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteAmpOptimWrapper]',
+    'MODEL_WRAPPERS[mmengine.CPUDistributedDataParallel]',
     'LOOPS[mmengine.ResumableEpochLoop]',
     'LOOPS[mmengine.ResumableIterLoop]',
     'DATA_SAMPLERS[mmengine.RestartableInfiniteSampler]',
     'DATA_SAMPLERS[mmengine.NumberedBatchSampler]',
+    'FUNCTIONS[mmengine.ignore_signals]',
     'FUNCTIONS[mmengine.outlive_signals]',
     'HOOKS[mmengine.SafeCheckpointHook]',
     'HOOKS[mmengine.ResumeHook]',
@@ -73,6 +75,13 @@ def test_importing_a_plugin_changes_the_entries_it_lists_and_no_others(plugin, o
     assert added | changed == COMMON | own | schemes
     assert changed == schemes - {"scheme 'hf-hub:'"}  # every reader that runs code is replaced
     assert frameworks == [plugin.removesuffix('_plugin')]  # detection without segmentation, and the other way round
+
+
+def test_what_windows_lacks_is_not_needed_for_an_import():
+    """Windows has neither these signals and exit codes nor process groups."""
+    program = 'import os, signal; del os.EX_TEMPFAIL, os.setpgrp, os.setsid, signal.SIGUSR1, signal.SIGUSR2\n'
+    program += 'import mmdet_plugin, mmseg_plugin, mmengine_plugin.predict, mmengine_plugin.cli.errors'
+    subprocess.run([sys.executable, '-c', program], check=True)
 
 
 def test_backbones_need_neither_mmdet_nor_mmseg():

@@ -1,10 +1,11 @@
-"""An audit: every setting of a recipe is the paper's, its author's, upstream's Swin recipe's, or listed here as ours.
+"""An audit of the recipes: every setting is from the paper, its author or Swin's config, or is listed here as ours.
 
-The paper (section 4) names the framework, the heads, AdamW, the rate, the batch, the length, the image size and fp16;
-its author (repository, issue #251) points to Swin's configs for the rest, adds the output norms and, for ADE20K, the
-drop path.
+The paper (section 4) gives the framework, the heads, AdamW, the learning rate, the batch size, the number of epochs or
+iterations, the image size and fp16. Its author (repository, issue #251) refers to Swin's configs for the rest, and adds
+the output norms and, for ADE20K, the drop path rates.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tests.backbones.test_vmamba import official_shapes
 from tests.conftest import CONFIGS, ROOT, SWIN
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
-# what a Runner is built from; other names in a config are only used to write these
+# the top-level keys that a Runner reads; other names in a config only help to write these
 SETTINGS = (
     *('model', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'default_hooks', 'custom_hooks', 'env_cfg'),
     *(f'{split}_{part}' for split in ('train', 'val', 'test') for part in ('dataloader', 'cfg', 'evaluator')),
@@ -49,15 +50,15 @@ PAPERS = {
 
 ABSENT = 'absent'
 CHECKED = 'ours: the same data, checked before training starts'
-WHOLE = 'ours: mmengine never draws another image in the place of one that it cannot load'
-ZERO = "ours: the same, said by the data set, so that one's own need not change the pipelines"
+WHOLE = 'ours: an image that cannot be loaded is an error; mmengine would replace it by another'
+ZERO = 'ours: the same, but set in the data set, so that other data sets need no other pipelines'
 SCORED = 'ours: the same scores, counted faster'
-SAFE = 'ours: the same training, safe against kills and resumed to the last bit'
-KEPT = 'ours: what is kept of a run, not how it trains'
-NORMS = 'ours: norms are spared by their type, not by their name; which parameters differ is tested below'
+SAFE = 'ours: the same training, which can be killed at any time and resumed bit for bit'
+KEPT = 'ours: which checkpoints are kept, not how the model trains'
+NORMS = 'ours: norms are exempt by their type, not by their name; a test below lists the parameters that differ'
 NONE = 'MambaOut has no such parameter'
 DECAY = 'optim_wrapper.paramwise_cfg'
-BOTH = {  # setting: Swin's, ours, whose word it is
+BOTH = {  # setting: (Swin's value, ours, source or reason)
     'optim_wrapper.type': ('OptimWrapper', 'AmpOnCudaOptimWrapper', 'the paper: fp16'),
     f'{DECAY}.norm_decay_mult': (ABSENT, 0.0, NORMS),
     f'{DECAY}.custom_keys.norm.decay_mult': (0.0, ABSENT, NORMS),
@@ -69,10 +70,10 @@ BOTH = {  # setting: Swin's, ours, whose word it is
     'custom_hooks.1.type': (ABSENT, 'NumClassesHook', 'ours: refuses heads that do not fit the data'),
     'custom_hooks.3.type': (ABSENT, 'ResumeHook', SAFE),
     'default_hooks.checkpoint.type': ('CheckpointHook', 'SafeCheckpointHook', SAFE),
-    'train_dataloader.worker_init_fn.type': (ABSENT, 'outlive_signals', SAFE),
-    'val_dataloader.worker_init_fn.type': (ABSENT, 'outlive_signals', SAFE),
-    'test_dataloader.worker_init_fn.type': (ABSENT, 'outlive_signals', SAFE),
-    'custom_hooks.2.type': (ABSENT, 'SkippedSamplesHook', 'ours: lists what skip_bad_samples left out'),
+    'train_dataloader.worker_init_fn.type': (ABSENT, 'ignore_signals', SAFE),
+    'val_dataloader.worker_init_fn.type': (ABSENT, 'ignore_signals', SAFE),
+    'test_dataloader.worker_init_fn.type': (ABSENT, 'ignore_signals', SAFE),
+    'custom_hooks.2.type': (ABSENT, 'SkippedSamplesHook', 'ours: lists the samples that skip_bad_samples left out'),
 }
 DIFFERENCES = {
     'mask_rcnn': BOTH
@@ -119,7 +120,7 @@ CHANNELS = ('model.neck.in_channels', 'model.decode_head.in_channels', 'model.au
 
 
 def flat(value: object, name: str = '') -> dict[str, object]:
-    """A config's settings by their dotted names; a list of numbers is one setting."""
+    """The settings of a config by their dotted keys; a list of numbers is one setting."""
     if isinstance(value, dict) and value:
         items = value.items()
     elif isinstance(value, list | tuple) and value and isinstance(value[0], dict | list | tuple):
@@ -129,9 +130,8 @@ def flat(value: object, name: str = '') -> dict[str, object]:
     return {k: v for key, part in items for k, v in flat(part, f'{name}.{key}' if name else str(key)).items()}
 
 
-@cache
 def settings(path: Path) -> dict[str, object]:
-    """What a Runner sees; upstream's ``_scope_`` marks and all of the backbone but its drop path are left out."""
+    """The settings that a Runner reads, without mmengine's ``_scope_`` and the backbone's, except for drop path."""
     cfg = {key: value for key, value in Config.fromfile(path).to_dict().items() if key in SETTINGS}
     keep = 'model.backbone.drop_path_rate'
     return {
@@ -142,35 +142,47 @@ def settings(path: Path) -> dict[str, object]:
 
 
 def config(head: str, size: str) -> Path:
+    """The config of a size of MambaOut."""
     return ROOT / f'configs/{head}_mambaout_{size}.py'
 
 
+@pytest.fixture
+def official_config(monkeypatch) -> Callable[[str, str], Path]:
+    """A function of head and size, like :func:`config`, for VMamba's own recipe; the environment names the size."""
+
+    def choose(head: str, size: str) -> Path:
+        monkeypatch.setenv('VMAMBA_SIZE', size)
+        return ROOT / f'configs/vmamba/{head}_vmamba_official.py'
+
+    return choose
+
+
 @cache
-def everything(name: str) -> dict[str, object]:
+def all_settings(name: str) -> dict[str, object]:
     return flat(Config.fromfile(ROOT / f'configs/{name}.py').to_dict())
 
 
 def differences(name: str, other: str) -> set[str]:
     """The settings in which two configs differ."""
-    a, b = everything(name), everything(other)
+    a, b = all_settings(name), all_settings(other)
     return {key for key in a | b if a.get(key, ABSENT) != b.get(key, ABSENT)}
 
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_config_sets_its_backbone_and_channel_lists_and_nothing_else(name):
-    found = differences(name, '_base_/' + ('mask_rcnn_1x' if name.startswith('mask_rcnn') else 'upernet_160k'))
+    found = differences(name, '_base_/' + ('mask_rcnn_1x' if 'mask_rcnn' in name else 'upernet_160k'))
     assert {key for key in found if not key.startswith('model.backbone.')} <= set(CHANNELS)
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith(('_causal', '_ssm'))])
-def test_causal_attention_is_one_switch_and_so_is_the_ssm(name):
-    twin, _, switch = name.rpartition('_')
-    assert differences(name, twin) == {f'model.backbone.{switch}'}
+def test_causal_attention_and_the_ssm_are_one_argument_of_the_backbone_each(name):
+    other, _, argument = name.rpartition('_')
+    assert differences(name, other) == {f'model.backbone.{argument}'}
 
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('head', SWIN)
-def test_every_difference_to_swins_recipe_is_listed(head, size):
+def test_every_difference_from_swins_recipe_is_listed(head, size):
     theirs, ours = settings(SWIN[head]), settings(config(head, size))
     found = {
         key: (theirs.get(key, ABSENT), ours.get(key, ABSENT))
@@ -190,15 +202,15 @@ def test_every_difference_to_swins_recipe_is_listed(head, size):
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('head', SWIN)
-def test_what_the_paper_names_is_so(head, size):
+def test_settings_that_the_paper_gives_have_its_values(head, size):
     ours = settings(config(head, size))
     assert {key: ours[key] for key in PAPERS[head]} == PAPERS[head]
     backbone = Config.fromfile(config(head, size)).model.backbone
-    assert set(backbone) == {'type', 'arch', 'drop_path_rate', 'init_cfg'}  # all else, the output norms too, is default
+    assert set(backbone) == {'type', 'arch', 'drop_path_rate', 'init_cfg'}  # the rest, such as output norms, is default
     assert (backbone.type, backbone.arch) == ('MambaOut', size)
     assert backbone.init_cfg.checkpoint.split('@')[0] == f'hf-hub:timm/mambaout_{size}.in1k'  # ImageNet-1K weights
     assert 'layer_decay' not in str(ours)  # the author: no layer-wise decay
-    assert 8 * ours['train_dataloader.batch_size'] == ours['auto_scale_lr.base_batch_size']  # 8 processes make up 16
+    assert 8 * ours['train_dataloader.batch_size'] == ours['auto_scale_lr.base_batch_size']  # 8 processes: 16
 
 
 def build(path: Path) -> tuple[Config, torch.nn.Module]:
@@ -218,47 +230,49 @@ def decays(model: torch.nn.Module, optimizer: dict, paramwise: dict) -> dict[str
 
 
 def norms_of(model: torch.nn.Module) -> set[str]:
-    """Names of the norms' parameters."""
+    """The names of the parameters of norms."""
     kinds = (torch.nn.LayerNorm, torch.nn.modules.batchnorm._BatchNorm)
     return {f'{m}.{k}' for m, module in model.named_modules() if isinstance(module, kinds) for k in ('weight', 'bias')}
 
 
 @pytest.mark.parametrize('size', SIZES)
 @pytest.mark.parametrize('head', SWIN)
-def test_weight_decay_of_every_parameter(head, size):
+def test_every_parameter_but_those_of_norms_has_weight_decay(head, size):
     (cfg, model), swin = build(config(head, size)), Config.fromfile(SWIN[head])
     optimizer = cfg.optim_wrapper.optimizer
     ours, swins = (decays(model, optimizer, c.optim_wrapper.paramwise_cfg) for c in (cfg, swin))
-    spared, decay = norms_of(model), optimizer.weight_decay
+    norms, decay = norms_of(model), optimizer.weight_decay
     assert decay == swin.optim_wrapper.optimizer.weight_decay
-    assert ours == {name: 0.0 if name in spared else decay for name in ours}
-    # Swin's rule goes by the name 'norm', which the batch norms of UperNet's heads do not have
+    assert ours == {name: 0.0 if name in norms else decay for name in ours}
+    # Swin's rule finds norms by the name 'norm', which the batch norms of UperNet's heads do not have
     differing = {name for name in ours if ours[name] != swins[name]}
-    assert differing == {name for name in spared if '.bn.' in name}
+    assert differing == {name for name in norms if '.bn.' in name}
     assert bool(differing) == (head == 'upernet')
 
 
-@pytest.mark.parametrize('model', ['vmamba_tiny', 'vmamba_tiny_s1l8', 'mambaout_tiny_ssm'])
+@pytest.mark.parametrize(
+    'path', ['vmamba/{}_vmamba_tiny.py', 'vmamba/{}_vmamba_tiny_s1l8.py', '{}_mambaout_tiny_ssm.py']
+)
 @pytest.mark.parametrize('head', SWIN)
-def test_the_seat_decays_what_an_s6_holds(head, model):
-    cfg, model = build(ROOT / f'configs/{head}_{model}.py')
+def test_every_parameter_of_an_s6_has_weight_decay(head, path):
+    cfg, model = build(ROOT / 'configs' / path.format(head))
     found = decays(model, cfg.optim_wrapper.optimizer, cfg.optim_wrapper.paramwise_cfg)
-    spared = norms_of(model)
-    assert {name for name, decay in found.items() if not decay} == spared
-    for part in ('.A_log', '.D', '.dt_proj.bias'):  # as VMamba's recipe does, which is tested below
-        assert {name for name in found if name.endswith(part)} and not {name for name in spared if name.endswith(part)}
+    exempt = {name for name, decay in found.items() if not decay}
+    assert exempt == norms_of(model)
+    for part in ('.A_log', '.D', '.dt_proj.bias'):  # they have it in VMamba's recipe, too, which is tested below
+        assert any(name.endswith(part) for name in found) and not any(name.endswith(part) for name in exempt)
 
 
 @pytest.mark.parametrize('size', VMAMBAS)
 @pytest.mark.parametrize('head', SWIN)
-def test_vmambas_own_recipe_is_swins(head, size):
-    theirs, ours = settings(SWIN[head]), settings(ROOT / f'configs/{head}_vmamba_{size}_official.py')
+def test_vmambas_own_recipe_is_swins(head, size, official_config):
+    theirs, ours = settings(SWIN[head]), settings(official_config(head, size))
     found = {key: ours.get(key, ABSENT) for key in theirs | ours if theirs.get(key, ABSENT) != ours.get(key, ABSENT)}
     same = ('optim_wrapper.type', 'optim_wrapper.optimizer.lr', f'{DECAY}.norm_decay_mult', f'{DECAY}.custom_keys.norm')
     expected = {key: our for key, (_, our, _) in DIFFERENCES[head].items() if not key.startswith(same)}
     widths = list(VMAMBAS[size].dims)
     expected |= dict(zip(CHANNELS[:1] if head == 'mask_rcnn' else CHANNELS[1:], (widths, widths[2]), strict=False))
-    # the vanilla configs inherit Swin-T's; read in the official repository, {detection,segmentation}/configs/vssm*
+    # VMamba's repository, {detection,segmentation}/configs/vssm*: configs of the vanilla sizes inherit Swin-T's value
     expected['model.backbone.drop_path_rate'] = (
         theirs['model.backbone.drop_path_rate']
         if VMAMBAS[size].vanilla
@@ -269,10 +283,10 @@ def test_vmambas_own_recipe_is_swins(head, size):
 
 @pytest.mark.parametrize('size', ['tiny', 'tiny_s1l8'])
 @pytest.mark.parametrize('head', SWIN)
-def test_vmambas_own_recipe_spares_what_the_official_names_call_a_norm(head, size):
-    cfg, model = build(ROOT / f'configs/{head}_vmamba_{size}_official.py')
+def test_vmambas_own_recipe_exempts_parameters_with_norm_in_their_official_names(head, size, official_config):
+    cfg, model = build(official_config(head, size))
     found = decays(model, cfg.optim_wrapper.optimizer, cfg.optim_wrapper.paramwise_cfg)
     shapes = official_shapes(*OFFICIAL_SIZES[size], detector=True)
     official = {name: torch.empty(shape, device='meta') for name, shape in shapes.items()}
-    spared = {f'backbone.{ours}' for name in official if 'norm' in name for ours in our_names({name: official[name]})}
-    assert {name for name, decay in found.items() if not decay} == spared
+    exempt = {f'backbone.{ours}' for name in official if 'norm' in name for ours in our_names({name: official[name]})}
+    assert {name for name, decay in found.items() if not decay} == exempt

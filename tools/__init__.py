@@ -1,5 +1,5 @@
-"""The programs; in an installed package they are `python -m mmengine_plugin.tools.<name>`."""
+"""The programs. An installed package has them as `python -m mmengine_plugin.tools.<name>`."""
 
 import sys
 
-sys.path.append(__path__[0])  # where they find `doctor`, as they do when started by their path
+sys.path.append(__path__[0])  # so that they find `doctor`, as if they were started by their path

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Train, test and show MambaOut on mini data: Mask R-CNN and UperNet, from nothing to pictures and one table.
+"""Train, test and show Mask R-CNN and UperNet with MambaOut on mini data, from nothing to pictures and one table.
 
     python tools/demo.py demo
 
-Everything goes through the programs that a user types, with configs that inherit the paper's recipes. It runs in the
-repository's root: the mini data goes to data/mini, all results to the folder that is named.
+It runs the same programs as a user does, with configs that inherit the paper's recipes. Start it in the root of the
+repository. The mini data goes to data/mini, and all results go to the folder that is given.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import NamedTuple
 import matplotlib
 
 from mmengine_plugin.files import write_json
-from mmengine_plugin.pictures import draw_sheet
+from mmengine_plugin.inference.drawing import draw_sheet
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -39,7 +39,7 @@ TASKS = dict(
 
 
 def run(log: Path, tool: str, *arguments: str | Path) -> None:
-    """Run a program of this folder; keep all that it says in a log, and show its progress."""
+    """Run a program of this folder, write its output to a log, and show its progress."""
     command = [sys.executable, f'tools/{tool}', *map(str, arguments)]
     print('$ python', *command[1:], flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -52,11 +52,13 @@ def run(log: Path, tool: str, *arguments: str | Path) -> None:
             if progress := re.search(r'(?:Epoch|Iter)\((?:train|val|test)\).*', line):
                 print('  ', progress[0][:110], flush=True)
     if process.returncode:
-        sys.exit(f'error: it ended with exit code {process.returncode}; the end of {log}:\n{log.read_text()[-2000:]}')
+        sys.exit(
+            f'error: {tool} ended with exit code {process.returncode}; the end of {log}:\n{log.read_text()[-2000:]}'
+        )
 
 
 def run_task(name: str, task: Task, out: Path) -> dict:
-    """Make data, train, test and draw; returns the scores, the seconds and where things lie."""
+    """Make data, train, test and draw; returns the scores, the seconds and the paths of the results."""
     start, config, work_dir = time.time(), f'configs/mini/{task.config}.py', out / name
     run(out / f'{name}_data.log', 'make_mini_dataset.py', task.data, f'data/mini/{task.data}')
     run(out / f'{name}_train.log', 'train.py', config, '--work-dir', work_dir)
@@ -67,7 +69,7 @@ def run_task(name: str, task: Task, out: Path) -> dict:
     draw_sheet(sorted(pictures.glob('*.png')), sheet)  # in each, ground truth left, prediction right
     tested = json.loads(scores.read_text())
     return {
-        # mmseg scores in percent, mmdet from 0 to 1
+        # mmseg's scores are in percent, mmdet's from 0 to 1
         **{key: tested[score] / (100 if key == 'mIoU' else 1) for key, score in task.scores.items()},
         'seconds': round(time.time() - start),
         'checkpoint': checkpoint,
@@ -77,7 +79,7 @@ def run_task(name: str, task: Task, out: Path) -> dict:
 
 
 def draw_curves(out: Path) -> str:
-    """Training loss and held-out scores of both tasks, from the scalars that the newest training wrote."""
+    """Plot training loss and held-out scores of both tasks, from the scalars that the newest training wrote."""
     figure, axes = plt.subplots(2, len(TASKS), figsize=(6 * len(TASKS), 6), squeeze=False, layout='constrained')
     for (name, task), (above, below) in zip(TASKS.items(), axes.T, strict=True):
         runs = [[json.loads(line) for line in path.open()] for path in sorted((out / name).glob('*/*/scalars.json'))]

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Whether an image is a long sequence, by section 3.2 of the MambaOut paper: a table and a picture.
+"""Tell whether an image is a long sequence, by section 3.2 of the MambaOut paper: a table and a picture.
 
     python tools/long_sequence.py                                               # the paper's cases
     python tools/long_sequence.py --shape 1024 1024 --patch 8 --width 192 384   # any other
     python tools/long_sequence.py --arch tiny                                   # each stage of a pyramid
 
-On L tokens, a Transformer block of width D takes 24 D^2 L + 4 D L^2 FLOPs (Eq. 6; a multiply-accumulate is 2, the MLP
-is 4 times as wide). The quadratic term is r = L / 6D times the linear one (Eq. 7): a sequence is long where L > 6D.
+On L tokens, a Transformer block of width D needs 24 D^2 L + 4 D L^2 FLOPs (Eq. 6). A multiply-accumulate counts 2, and
+the MLP is 4 times as wide. The quadratic term is r = L / 6D times the linear one (Eq. 7): a sequence is long if L > 6D.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import numpy as np
 
 from backbones import UserError
 from backbones.mambaout import ARCHS
-from mmengine_plugin import launch
-from mmengine_plugin.files import whole_file
+from mmengine_plugin.cli.arguments import positive
+from mmengine_plugin.cli.errors import run
+from mmengine_plugin.files import atomic_file
 
 plt.switch_backend('agg')
 
-IMAGES = {  # the paper's three cases, and what Swin's config trains on, to which the paper's author refers
+IMAGES = {  # the paper's three cases, and the crop of Swin's config, to which the paper's author refers
     'ImageNet': (224, 224),
     'COCO': (800, 1280),
     'ADE20K': (512, 2048),
@@ -39,17 +40,17 @@ ADE20K is trained on are short at both."""
 
 
 def tokens_of(height: int, width: int, patch: int) -> int:
-    """Patches of an image; those at its right and lower edges are filled up."""
+    """Number of patches of an image; those at its right and lower edges are padded."""
     return -(-height // patch) * -(-width // patch)
 
 
 def flops(tokens: float, dim: int) -> tuple[float, float]:
-    """Eq. 6: FLOPs of a Transformer block that are linear in the number of tokens, and those that are quadratic."""
+    """Eq. 6: FLOPs of a Transformer block, those linear in the number of tokens and those quadratic in it."""
     return 24 * dim**2 * tokens, 4 * dim * tokens**2
 
 
 def draw(rows: list[tuple[str, int, int, int]], path: Path) -> None:
-    """The quadratic term's share over the number of tokens: a curve for each width, a mark for each row."""
+    """Plot the share of the quadratic term over the number of tokens: a curve for each width, a mark for each row."""
     figure, axis = plt.subplots(figsize=(9, 4), layout='constrained')
     dims = dict.fromkeys(dim for *_, dim in rows)
     colors = dict(zip(dims, plt.cm.viridis(np.linspace(0, 0.8, len(dims))), strict=True))
@@ -71,21 +72,25 @@ def draw(rows: list[tuple[str, int, int, int]], path: Path) -> None:
     axis.set(title='Transformer block: where the quadratic term takes over', ylabel='its share of all FLOPs')
     axis.set(xlabel='tokens L', xscale='log', xlim=(curve[0], curve[-1]), ylim=(0, 1))
     figure.legend(loc='outside right upper')
-    with whole_file(path) as temporary:
+    with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        '--shape', type=launch.positive, nargs=2, metavar=('H', 'W'), help="(default: the paper's images)"
+        '--shape', type=positive, nargs=2, metavar=('H', 'W'), help="size of an image (default: the paper's images)"
     )
     parser.add_argument(
-        '--patch', type=launch.positive, metavar='P', help="side of a patch, a stage's stride (default: 16)"
+        '--patch', type=positive, metavar='P', help='side of a patch, or stride of a stage (default: 16)'
     )
-    parser.add_argument('--width', type=launch.positive, nargs='+', metavar='D', help="(default: ViT-S's and ViT-B's)")
-    parser.add_argument('--arch', choices=ARCHS, help='a MambaOut, whose stages give patches and widths')
-    parser.add_argument('--out', type=Path, default='work_dirs/long_sequence.png', help='(default: %(default)s)')
+    parser.add_argument(
+        '--width', type=positive, nargs='+', metavar='D', help='widths of blocks (default: of ViT-S and ViT-B)'
+    )
+    parser.add_argument('--arch', choices=ARCHS, help='size of MambaOut; its stages give patches and widths')
+    parser.add_argument(
+        '--out', type=Path, default='work_dirs/long_sequence.png', help='the picture to write (default: %(default)s)'
+    )
     args = parser.parse_args()
     if args.arch and (args.patch or args.width):
         raise UserError(f'--arch {args.arch} gives patches and widths: leave out --patch and --width')
@@ -107,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    run(main)

@@ -1,16 +1,11 @@
-"""Draws a mini COCO, a mini ADE20K or cues far from their targets, in the on-disk layouts of mmdet and mmseg.
+"""Draw a mini COCO or a mini ADE20K, in the layout on disk that mmdet and mmseg read.
 
     python tools/make_mini_dataset.py coco data/mini_coco
     python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 480 --seed 0
-    python tools/make_mini_dataset.py cue data/mini_cue --distances 32 128 448
 
-A class has a shape, a texture and two colours that vary widely; what lies on top owns the pixel. Each picture has a
-random stream of its own, keyed by seed, split and number, so more images never change the earlier ones; the same seed
-gives the same bytes under the same numpy and OpenCV.
-
-In `cue`, the colour of the one ball in a strip is the label, 1 or 2, of all its kites, which look the same under both.
-There is one on each side of the ball at each distance, in pixels, that the strip has room for; windowpanes in the
-ball's two colours distract. cues.json says where they are.
+A class has a shape, a texture and two colours that vary widely. Where things overlap, the pixel is labelled as the one
+on top. The random state of a picture depends on seed, split and number alone, so more images never change the earlier
+ones. The same seed gives the same bytes under the same numpy and OpenCV.
 """
 
 import argparse
@@ -19,7 +14,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -31,17 +25,13 @@ SUPERCATEGORIES = {13: 'outdoor', 37: 'sports', 38: 'sports', 52: 'food', 59: 'f
 ADE_CLASSES = {1: 'wall', 2: 'building', 3: 'sky', 4: 'floor', 5: 'tree', 7: 'road', 9: 'windowpane', 10: 'grass'}
 ADE_CLASSES |= {17: 'mountain', 120: 'ball', 149: 'clock'}
 WALL, BUILDING, SKY, FLOOR, TREE, ROAD, WINDOWPANE, GRASS, MOUNTAIN, BALL, CLOCK = ADE_CLASSES
-OTHER = 0  # ADE20K's label of what belongs to none of its 150 classes; here, kites
+OTHER = 0  # ADE20K's label for whatever belongs to none of its 150 classes; here, kites
 RADIUS = (12.0, 54.0)  # pixels, half the length of an object
-TURN, SPREAD = 0.5, 25.0  # radians and RGB levels, at most, between an object and an upright one of typical colours
-STRIP, CELL = (512, 48), 16  # width and height of a picture with a cue, and of the cell that holds one thing
-DISTANCES = (32, 64, 96, 128, 192, 256, 320, 384, 448)  # pixels from a cue to its targets
-SHARP = cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444  # no colour beyond blocks of 8 x 8
-CUE_COLOURS = ((215, 75, 60), (60, 105, 215))  # typical of labels 1 and 2
-INK, PAPER = np.full((2, 3), [[40], [235]], np.float32)
-MIN_PIXELS, MIN_VISIBLE = 24, 0.5  # every object shows at least these pixels, and this part of its whole area
-VAL_IDS = 10**9  # added to COCO's ids in the validation split, so that no id occurs twice whatever the number of images
-VERSIONS = dict(coco=1, ade20k=1, cue=2)  # of the drawings: raise it with any change that alters a byte of the output
+TURN = 0.5  # radians, the most that an object is turned
+SPREAD = 25.0  # RGB levels, the most that a colour differs from the typical one
+MIN_PIXELS, MIN_VISIBLE = 24, 0.5  # every object shows at least so many pixels, and this share of its area
+VAL_IDS = 10**9  # added to COCO's ids in the validation split, so that the two splits never share an id
+VERSIONS = dict(coco=1, ade20k=1)  # of the drawings: raise it with any change that alters a byte of the output
 
 Array = np.ndarray
 Colours = list[Array]  # RGB in 0..255
@@ -85,7 +75,7 @@ def shape(name: str, u: Array, v: Array) -> tuple[Array, Array]:
 
 
 def noise(rng: np.random.Generator, x: Array, across: int, down: int) -> Array:
-    """Smooth noise in 0..1, shaped like x, with one random value every `across` columns and `down` rows."""
+    """Smooth noise in 0..1 of the shape of x, with a random value for every `across` columns and `down` rows."""
     h, w = x.shape
     grid = rng.random((h // down + 2, w // across + 2), dtype=np.float32)
     return np.clip(cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC), 0, 1)
@@ -113,24 +103,24 @@ LOOKS = {  # two typical colours of things; kites come in any
 
 
 class Cutout(NamedTuple):
-    """Something to lay on the picture: its window there and, of the window's size, opacity, pattern and shading."""
+    """Something to lay on a picture: its window there, and arrays of the window's size."""
 
     window: tuple[slice, slice]
     alpha: Array
     pattern: Array
     shade: Array
-    colours: tuple  # two typical ones, or two times None
-    area: int  # pixels, those beyond the picture's border included
+    colours: tuple  # two typical colours, or None twice
+    area: int  # in pixels, with those beyond the border of the picture
 
 
 class Scene:
-    """A picture being painted: `image` (h, w, 3), RGB in 0..255, and `owner` (h, w), to whom each pixel belongs."""
+    """A picture being painted: `image` (h, w, 3), RGB in 0..255, and `owner` (h, w), the owner of each pixel."""
 
-    def __init__(self, rng: np.random.Generator, size: tuple[int, int] | None = None):
-        if size is None:
-            w, h = int(rng.integers(200, 257)), int(rng.integers(150, 193))
-            size = (h, w) if rng.random() < 0.2 else (w, h)
-        self.rng, (self.w, self.h) = rng, size
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.w, self.h = int(rng.integers(200, 257)), int(rng.integers(150, 193))
+        if rng.random() < 0.2:  # upright
+            self.w, self.h = self.h, self.w
         self.y, self.x = np.mgrid[: self.h, : self.w].astype(np.float32)
         self.image = np.zeros((self.h, self.w, 3), np.float32)
         self.owner = np.zeros((self.h, self.w), np.int32)
@@ -139,7 +129,7 @@ class Scene:
     def colour(self, avoid: Colours, typical: tuple | None = None) -> Array:
         """A random colour, around the typical one if there is one, and far from those to avoid.
 
-        Far is 110 in RGB, or less, slowly, as long as none is found.
+        Far means 110 levels in RGB. As long as no such colour is found, the distance is lowered a little.
         """
         low, high = (0, 255) if typical is None else (np.subtract(typical, SPREAD), np.add(typical, SPREAD))
         gap = 110.0
@@ -150,13 +140,13 @@ class Scene:
             gap *= 0.99
 
     def surface(self, index: int, top: Array | float = -1.0) -> Cutout:
-        """An ADE20K surface from row `top`, which may differ from column to column, down to the lower border."""
+        """An ADE20K surface from row `top`, one number or one for each column, down to the lower border."""
         alpha = np.clip(self.y - top + 0.5, 0, 1)
         pattern = SURFACES[index][2](self.rng, self.x, self.y)
         return Cutout(np.s_[:, :], alpha, pattern, np.ones_like(alpha), SURFACES[index][:2], alpha.size)
 
     def thing(self, name: str, x: float, y: float, radius: float, upright: bool = False) -> Cutout:
-        """An object centred inside the picture, turned at random unless it has to stand upright."""
+        """An object with its centre inside the picture, turned at random unless it stands upright."""
         x, y, reach = int(x), int(y), int(1.5 * radius) + 2
         down, right = np.mgrid[-reach : reach + 1, -reach : reach + 1].astype(np.float32) / radius
         angle, stretch = 0 if upright else self.rng.uniform(-TURN, TURN), self.rng.uniform(0.88, 1)
@@ -170,9 +160,9 @@ class Scene:
         return Cutout(window, alpha[part], pattern[part], shade[part], colours, area)
 
     def lay(self, owner: int, cutout: Cutout, colours: Colours | None = None) -> None:
-        """Lays a cutout on top; it owns what it covers by half.
+        """Lay a cutout on top; its owner gets the pixels that it covers by half.
 
-        Without `colours` it gets two near the typical ones, unlike each other and unlike all that it covers.
+        Without `colours`, it gets two near its typical ones that differ from each other and from all that it covers.
         """
         window, alpha, pattern, shade, typical, _ = cutout
         if colours is None:
@@ -194,12 +184,12 @@ class Scene:
 
 
 def draw_objects(rng: np.random.Generator, number: int) -> tuple[Array, list[tuple[str, Array, bool]]]:
-    """A picture for detection; every 20th has no objects, and every 10th a crowd.
+    """Draw a picture for detection; every 20th has no objects, and every 10th has a crowd.
 
-    An object is not put where it, or one below it, would show too little: whatever shows is annotated.
+    An object is left out if it, or an object below it, would show too little. So whatever shows is annotated.
 
     Returns:
-        The picture; class name, visible mask (h, w) and whether it is a crowd, for each object.
+        The picture; for each object its class name, its visible mask (h, w), and whether it is a crowd.
     """
     scene = Scene(rng)
     base = scene.colour([])
@@ -207,7 +197,7 @@ def draw_objects(rng: np.random.Generator, number: int) -> tuple[Array, list[tup
     other = base + rng.uniform(-45, 45, 3).astype(np.float32)
     scene.lay(0, scene.surface(int(rng.choice(list(SURFACES)))), [base, other])
     names: list[str] = []  # object i owns the pixels i + 1
-    areas: list[int] = []  # were nothing in front of it
+    areas: list[int] = []  # in pixels, with what is hidden
     if crowd := number % 10 == 3:
         names.append(str(rng.choice(list(COCO_CLASSES))))
         x, y = rng.uniform(0.3, 0.7, 2) * (scene.w, scene.h)
@@ -232,7 +222,7 @@ def draw_objects(rng: np.random.Generator, number: int) -> tuple[Array, list[tup
 
 
 def draw_surfaces(rng: np.random.Generator) -> tuple[Array, Array, str]:
-    """A picture for segmentation: a room or an open place, with a few things in it.
+    """Draw a picture for segmentation: a room or an open place, with a few things in it.
 
     Returns:
         The picture; the ADE20K index of every pixel, (h, w) uint8; ADE20K's name for such a scene.
@@ -275,51 +265,16 @@ def draw_surfaces(rng: np.random.Generator) -> tuple[Array, Array, str]:
     return scene.photograph(), scene.owner.astype(np.uint8), kind
 
 
-def draw_cue(
-    rng: np.random.Generator, label: int, distances: Sequence[int], asked: int
-) -> tuple[Array, Array, list[int], list[int]]:
-    """A picture of a cue, the targets in its row, and three distractors.
+def polygons(mask: Array, left: int = 0) -> list[list[float]]:
+    """Outline a mask by COCO polygons.
 
-    What is drawn at random does not depend on the label, which sets the colour of the cue and nothing else. Things stay
-    within their row of cells; the cue is smaller, so that the blur of the lens around it does, too.
+    Polygons have no holes, so a mask is cut in two at a hole. The outline runs a quarter of a pixel inside the mask's
+    edge. Whether a polygon covers a pixel depends on the pixel's centre, which is another quarter of a pixel away. So
+    points that bend the line by less than that are dropped.
 
     Args:
-        rng: Where everything else comes from.
-        label: That of all targets, 1 or 2.
-        distances: From the centre of the cue to those of the targets, in pixels.
-        asked: The one of them that the strip has room for, to the right of the cue where positive.
-
-    Returns:
-        The picture; the label of every pixel, (h, w) uint8, 0 but for the targets; (x, y) of the cue's centre; x of the
-        targets'.
-    """
-    scene, half = Scene(rng, STRIP), CELL // 2
-    base = scene.colour([])
-    base += 0.9 * (base.mean() - base)
-    scene.lay(0, scene.surface(SKY), [base, base + rng.uniform(-8, 8, 3).astype(np.float32)])
-    colours = [[scene.colour([], typical), INK] for typical in CUE_COLOURS]
-    cue = int(rng.integers(half + max(0, -asked), scene.w - half + 1 - max(0, asked)))
-    targets = [x for d in distances for x in (cue - d, cue + d) if half <= x <= scene.w - half]
-    rows = np.arange(half, scene.h, CELL) - 1  # of centres
-    row = int(rng.choice(rows))
-    placed = [(x, row) for x in (cue, *targets)]
-    distractors: list[tuple[int, int]] = []
-    while len(distractors) < 3:
-        place = int(rng.integers(half, scene.w - half + 1)), int(rng.choice(rows))
-        if all(np.hypot(*np.subtract(place, other)) >= 1.5 * CELL for other in placed + distractors):
-            distractors.append(place)
-    things = [(label, 'kite', place, half - 0.5, [PAPER, INK]) for place in placed[1:]]
-    things += [(0, 'windowpane', place, half - 0.5, colours[rng.integers(2)]) for place in distractors]
-    for owner, name, place, radius, look in [*things, (0, 'ball', placed[0], half - 3.5, colours[label - 1])]:
-        scene.lay(owner, scene.thing(name, *place, radius), look)
-    return scene.photograph(), scene.owner.astype(np.uint8), [cue, row], targets
-
-
-def polygons(mask: Array, left: int = 0) -> list[list[float]]:
-    """Outlines of a mask as COCO polygons, which have no holes: a mask with a hole is cut in two there.
-
-    They run a quarter of a pixel inside the mask's edge. A polygon is filled by the centres of pixels, another quarter
-    away, so points that bend the line by less than that are dropped.
+        mask: The mask (h, w).
+        left: Added to all x, for a part of a mask that starts at this column.
     """
     doubled = mask.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -332,28 +287,18 @@ def polygons(mask: Array, left: int = 0) -> list[list[float]]:
 
 
 def run_lengths(mask: Array) -> dict:
-    """A mask as COCO's uncompressed RLE: the lengths of its runs of zeros, ones, zeros, ... down the columns."""
+    """Encode a mask as COCO's uncompressed RLE: the lengths of its runs of zeros, ones, zeros, ... down the columns."""
     changes = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
     return dict(counts=np.diff(changes, prepend=0, append=mask.size).tolist(), size=list(mask.shape))
 
 
 def save(path: Path, image: Array, *options: int) -> None:
-    """Writes an RGB or a one-channel uint8 picture; the suffix says how."""
+    """Write an RGB or a one-channel uint8 picture in the format of its suffix."""
     path.write_bytes(cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, options)[1].tobytes())
 
 
-def save_labelled(root: Path, split: str, stem: str, picture: Array, labels: Array, *options: int) -> None:
-    """Writes a picture, with further options for its JPEG, and the label of every pixel as ADE20K does."""
-    folder = {'train': 'training', 'val': 'validation'}[split]
-    image, annotation = (root / kind / folder for kind in ('images', 'annotations'))
-    for parent in (image, annotation):
-        parent.mkdir(parents=True, exist_ok=True)
-    save(image / f'{stem}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90, *options)
-    save(annotation / f'{stem}.png', labels)
-
-
 def write_coco(root: Path, splits: dict[str, int], seed: int) -> str:
-    """Writes {train,val}2017/ and annotations/instances_{train,val}2017.json."""
+    """Write {train,val}2017/ and annotations/instances_{train,val}2017.json."""
     total: Counter[str] = Counter()
     (root / 'annotations').mkdir()
     for split, (name, count) in enumerate(splits.items()):
@@ -366,7 +311,8 @@ def write_coco(root: Path, splits: dict[str, int], seed: int) -> str:
             save(root / f'{name}2017' / file_name, picture, cv2.IMWRITE_JPEG_QUALITY, 90)
             h, w = picture.shape[:2]
             images.append(dict(license=1, file_name=file_name, height=h, width=w, id=image_id))
-            total['images without objects'] += not objects
+            if not objects:
+                total['images without objects'] += 1
             for class_name, mask, crowd in objects:
                 total['crowds' if crowd else class_name] += 1
                 category, number_so_far = COCO_CLASSES[class_name], len(annotations) + 1
@@ -388,15 +334,19 @@ def write_coco(root: Path, splits: dict[str, int], seed: int) -> str:
 
 
 def write_ade20k(root: Path, splits: dict[str, int], seed: int) -> str:
-    """Writes images/, annotations/, objectInfo150.txt (its rows: the classes drawn) and sceneCategories.txt."""
+    """Write images/, annotations/, objectInfo150.txt, with the classes drawn, and sceneCategories.txt."""
     pixels: Counter[int] = Counter()
     found: dict[str, Counter[int]] = {name: Counter() for name in splits}
     scenes = []
     for split, (name, count) in enumerate(splits.items()):
+        folder = {'train': 'training', 'val': 'validation'}[name]
+        for parent in ('images', 'annotations'):
+            (root / parent / folder).mkdir(parents=True)
         for number in range(1, count + 1):
             picture, labels, kind = draw_surfaces(np.random.default_rng([seed, split, number]))
             stem = f'ADE_{name}_{number:08d}'
-            save_labelled(root, name, stem, picture, labels)
+            save(root / 'images' / folder / f'{stem}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90)
+            save(root / 'annotations' / folder / f'{stem}.png', labels)
             scenes.append(f'{stem} {kind}\n')
             sizes = np.bincount(labels.ravel())
             pixels.update({i: int(sizes[i]) for i in np.flatnonzero(sizes)})
@@ -410,60 +360,33 @@ def write_ade20k(root: Path, splits: dict[str, int], seed: int) -> str:
     return 'images with: ' + ', '.join(f'{name} {both[i]}' for i, name in [*ADE_CLASSES.items(), (OTHER, 'other')])
 
 
-def write_cue(root: Path, splits: dict[str, int], seed: int, distances: Sequence[int]) -> str:
-    """Writes images/, annotations/ and cues.json.
-
-    Each picture is there twice, one after the other, with the cue in either colour: who does not see the cue is right
-    in one of the two. Distances, and the sides on which the strip has room for them, take turns.
-    """
-    turns = [side * d for d in distances for side in (-1, 1)]
-    cues = {}
-    for split, (name, count) in enumerate(splits.items()):
-        for number in range(1, count + 1):
-            pair, other = divmod(number - 1, 2)
-            rng, label, asked = np.random.default_rng([seed, split, pair]), 1 + other, turns[pair % len(turns)]
-            picture, labels, cue, targets = draw_cue(rng, label, distances, asked)
-            stem = f'cue_{name}_{number:08d}'
-            save_labelled(root, name, stem, picture, labels, *SHARP)
-            cues[stem] = dict(label=label, cue=cue, targets=targets)
-    (root / 'cues.json').write_text(json.dumps(cues))
-    total = sum(len(cue['targets']) for cue in cues.values())
-    return f'targets: {total}, {distances[0]} to {distances[-1]} pixels from their cue'
-
-
 class Parser(argparse.ArgumentParser):
-    """Answers whatever is wrong with one line."""
+    """A parser that answers whatever is wrong with one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'{self.prog}: {message}\n')
 
 
 def main() -> None:
-    """Draws the data set in a folder beside OUT, which gets its name when it is whole."""
+    """Draw the data set in a folder beside OUT, and rename the folder to OUT when it is complete."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('kind', choices=['coco', 'ade20k', 'cue'])
+    parser.add_argument('kind', choices=['coco', 'ade20k'])
     parser.add_argument('out', type=Path, help='a folder that is empty or does not exist')
-    parser.add_argument('--images', type=int, default=480, help='for training (default: 480); a quarter comes on top')
+    parser.add_argument(
+        '--images',
+        type=int,
+        default=480,
+        help='training images (default: 480); a quarter of them is added for validation',
+    )
     parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
-    default = f'of targets from a cue, in pixels (default: {" ".join(map(str, DISTANCES))})'
-    parser.add_argument('--distances', type=int, nargs='+', help=default)
     args = parser.parse_args()
     if args.images < 1:
         parser.error(f'--images must be 1 or more, not {args.images}')
     if args.seed < 0:
         parser.error(f'--seed must be 0 or more, not {args.seed}')
-    if args.distances and args.kind != 'cue':
-        parser.error(f'--distances: there are no cues in {args.kind}')
-    distances, low, high = sorted({*(args.distances or DISTANCES)}), 2 * CELL, STRIP[0] - 2 * CELL
-    if not low <= distances[0] <= distances[-1] <= high or min(np.diff(distances), default=CELL) < CELL:
-        given = ' '.join(map(str, distances))
-        parser.error(f'--distances must be from {low} to {high}, and {CELL} or more apart, not {given}')
-    write = dict(coco=write_coco, ade20k=write_ade20k, cue=write_cue)[args.kind]
-    options = dict(distances=distances) if args.kind == 'cue' else {}
+    write = dict(coco=write_coco, ade20k=write_ade20k)[args.kind]
     splits = {'train': args.images, 'val': max(2, args.images // 4)}
-    identity = json.dumps(
-        dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSIONS[args.kind]) | options
-    )
+    identity = json.dumps(dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSIONS[args.kind]))
     out = args.out.resolve()
     part = out.with_name(f'.{out.name}.{os.getpid()}.part')
     try:
@@ -474,7 +397,7 @@ def main() -> None:
                 return
             parser.error(f'{out} holds something else: name another folder, or remove this one first')
         part.mkdir(parents=True)
-        statistics = write(part, splits, args.seed, **options)
+        statistics = write(part, splits, args.seed)
         (part / 'mini.json').write_text(identity)
         part.replace(out)
     except OSError as error:

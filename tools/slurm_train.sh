@@ -3,7 +3,7 @@
 #
 #     GPUS=8 GPUS_PER_NODE=8 CPUS_PER_TASK=5 SRUN_ARGS= tools/slurm_train.sh PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
 #
-# The variables hold their defaults. One process runs for each GPU.
+# The variables are shown with their defaults. One process runs for each GPU.
 set -euo pipefail
 [ $# -ge 4 ] || { sed -n '2,6s/^# \?//p' "$0" >&2; exit 2; }
 gpus=${GPUS:-8}

@@ -7,35 +7,39 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from backbones.errors import UserError
-from mmengine_plugin import launch
+from mmengine_plugin.cli.arguments import run_parser
+from mmengine_plugin.cli.configs import load_run
+from mmengine_plugin.cli.errors import run
 from mmengine_plugin.files import write_json
-from mmengine_plugin.pictures import PicturesHook
+from mmengine_plugin.inference.drawing import PicturesHook
 
 
 def main() -> None:
-    parser = launch.run_parser(__doc__)
+    parser = run_parser(__doc__)
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='write the predictions to this .pkl file')
+    parser.add_argument('--out', help='write the predictions to this .pkl or .pickle file')
     parser.add_argument('--json', help='write the scores to this file')
     parser.add_argument('--show', action='store_true', help='show each prediction in a window')
     parser.add_argument('--show-dir', help='draw each prediction beside its ground truth into this folder')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument(
+        '--wait-time', type=float, default=2, help='seconds for which --show shows each picture (default: 2)'
+    )
+    parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
     args = parser.parse_args()
-    cfg = launch.load_run(args)
+    cfg = load_run(args)
     cfg.load_from = args.checkpoint
     for hook in cfg.custom_hooks:
-        hook.pop('reinitialise', None)  # a test scores no random weights
+        hook.pop('reinitialise', None)  # random weights are not worth a test
     if args.tta:
         if 'tta_model' not in cfg:
             raise UserError(
-                f'--tta: {cfg.filename} has no tta_model and tta_pipeline; mmdet merges boxes but no masks under TTA'
+                f'--tta: {cfg.filename} has no tta_model and tta_pipeline; mmdet cannot merge masks under TTA'
             )
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = dict(cfg.tta_model, module=cfg.model)
     if args.out:
         if not args.out.endswith(('.pkl', '.pickle')):
-            raise UserError(f'--out {args.out}: the predictions are written as .pkl')
+            raise UserError(f'--out {args.out}: the name must end with .pkl or .pickle')
         dump = dict(type='DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults', out_file_path=args.out)
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dump]
@@ -51,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    run(main)

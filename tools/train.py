@@ -8,18 +8,24 @@ from mmengine.runner import Runner
 from torch import cuda
 
 from backbones.errors import UserError
-from mmengine_plugin import launch
-from mmengine_plugin.resume import checkpoints
+from mmengine_plugin.cli.arguments import run_parser
+from mmengine_plugin.cli.configs import load_run, warn_of_batch_size
+from mmengine_plugin.cli.errors import run
+from mmengine_plugin.engine.checkpoint_files import checkpoints
 
 
 def main() -> None:
-    parser = launch.run_parser(__doc__)
-    parser.add_argument('--amp', action='store_true', help='mixed precision; the configs of the paper have it on GPUs')
-    parser.add_argument('--no-amp', action='store_true', help='fp32')
-    parser.add_argument('--resume', nargs='?', const='auto', help='go on from a checkpoint, or from the newest one')
+    parser = run_parser(__doc__)
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision, as the configs of the paper do on GPUs'
+    )
+    parser.add_argument('--no-amp', action='store_true', help='train in fp32')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', help='resume from this checkpoint (default: the newest one of the run)'
+    )
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the global batch')
     args = parser.parse_args()
-    cfg = launch.load_run(args)
+    cfg = load_run(args)
     if args.amp and args.no_amp:
         raise UserError('--amp and --no-amp exclude each other')
     if args.amp or args.no_amp:
@@ -35,14 +41,15 @@ def main() -> None:
     elif args.resume and checkpoints(cfg.work_dir):
         cfg.update(resume=True, load_from=None)
     if cfg.get('load_from') or (cfg.get('resume') and checkpoints(cfg.work_dir)):
-        cfg.model.get('backbone', {})['init_cfg'] = None  # a checkpoint overwrites these weights: do not fetch them
+        if 'backbone' in cfg.model:
+            cfg.model.backbone.init_cfg = None  # the checkpoint overwrites these weights: do not download them
     runner = Runner.from_cfg(cfg)
-    launch.warn_of_batch(runner)
+    warn_of_batch_size(runner)
     runner.train()
 
 
 def set_precision(cfg: Config, amp: bool) -> None:
-    """Replace the optimizer wrapper's type, whatever the config has."""
+    """Replace the type of the optimizer wrapper by one for mixed precision or for fp32."""
     if amp and not cuda.is_available():
         raise UserError('--amp: no GPU is visible, and fp16 training needs one; without it, training runs in fp32')
     cfg.optim_wrapper.type = 'FiniteAmpOptimWrapper' if amp else 'FiniteOptimWrapper'
@@ -52,4 +59,4 @@ def set_precision(cfg: Config, amp: bool) -> None:
 
 
 if __name__ == '__main__':
-    launch.run(main)
+    run(main)

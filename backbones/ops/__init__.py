@@ -1,1 +1,1 @@
-"""The few hot operators, each with an eager reference; Triton twins beside them."""
+"""The operators that take the most time, for any device and as Triton kernels for CUDA."""

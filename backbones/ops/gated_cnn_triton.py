@@ -1,8 +1,8 @@
 """The gate of :mod:`.gated_cnn` and the gradients of its convolution as Triton kernels.
 
-``act(g) * [i, dwconv(c)]`` of ``[g, i]``, one row for each cell, and ``c`` in ``(B, H, W, channels)``. A program takes
-a tile of cells and a block of channels, either of those hidden ones that are convolved or of those that are not. Sums
-are in single precision.
+The gate computes ``act(g) * [i, conv(c)]``. ``[g, i]`` has one row per cell, and ``c`` is ``(B, H, W, channels)``. A
+program takes a tile of cells and a block of hidden channels that are either all convolved or all not. Sums are in
+single precision.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 8  # cells, in height and width
+TILE = 8  # height and width of a tile in cells
 BLOCK = 32  # channels: 64 bytes of a cell in half precision
 SUMS = 64  # partial sums of a weight's gradient
 
@@ -39,7 +39,7 @@ def _slope(x, SILU: tl.constexpr):
 
 @triton.jit
 def _cells(tile, H, W, T: tl.constexpr):
-    """Image, rows and columns of the cells of a tile."""
+    """Image index, row and column of each cell of a tile."""
     across = tl.cdiv(W, T)
     tiles = tl.cdiv(H, T) * across
     cell = tl.arange(0, T * T)
@@ -48,7 +48,7 @@ def _cells(tile, H, W, T: tl.constexpr):
 
 @triton.jit
 def _load(ptr, image, y, x, channel, H, W, channels):
-    """``(B, H, W, channels)`` at some cells and channels, with zeros outside."""
+    """Load cells and channels of a tensor ``(B, H, W, channels)``; values outside are zero."""
     inside = ((y >= 0) & (y < H) & (x >= 0) & (x < W))[:, None] & (channel < channels)[None, :]
     cell = ((image * H + y) * W + x).to(tl.int64)
     return tl.load(ptr + cell[:, None] * channels + channel[None, :], inside, 0.0).to(tl.float32)
@@ -56,7 +56,7 @@ def _load(ptr, image, y, x, channel, H, W, channels):
 
 @triton.jit
 def _convolve(ptr, weight_ptr, image, y, x, channel, H, W, channels, K: tl.constexpr, FLIP: tl.constexpr):
-    """The depthwise convolution at some cells, without bias; with ``FLIP`` its transpose."""
+    """The depthwise convolution without bias at some cells, or its transpose with ``FLIP``."""
     total = tl.zeros((y.shape[0], channel.shape[0]), tl.float32)
     for tap in tl.static_range(K * K):
         number = K * K - 1 - tap if FLIP else tap
@@ -74,7 +74,7 @@ def _gate_kernel(
     weight_ptr,
     bias_ptr,
     product_ptr,
-    grad_ptr,  # of the product
+    grad_ptr,  # gradient of the product
     grad_gi_ptr,
     grad_u_ptr,
     H,
@@ -87,7 +87,7 @@ def _gate_kernel(
     T: tl.constexpr,
     C: tl.constexpr,
 ):
-    """``product = act(g) * [i, dwconv(c)]``, and for the backward pass gradients of ``[g, i]`` and ``dwconv(c)``."""
+    """``product = act(g) * [i, conv(c)]``; with ``BACKWARD`` also the gradients of ``[g, i]`` and ``u = conv(c)``."""
     image, y, x = _cells(tl.program_id(0), H, W, T)
     row = ((image * H + y) * W + x).to(tl.int64)[:, None]
     within = ((y < H) & (x < W))[:, None]
@@ -157,8 +157,8 @@ def _conv_weight_kernel(
         image, y, x = _cells(tile, H, W, T)
         grad = _load(grad_u_ptr, image, y, x, channel, H, W, channels)
         for tap in range(K):
-            part = tl.sum(_load(c_ptr, image, y + dy, x + tap - K // 2, channel, H, W, channels) * grad, 0)
-            total += tl.where(column == tap, part[None, :], 0.0)
+            row_sum = tl.sum(_load(c_ptr, image, y + dy, x + tap - K // 2, channel, H, W, channels) * grad, 0)
+            total += tl.where(column == tap, row_sum[None, :], 0.0)
     row = (tl.program_id(0) * K + tl.program_id(2)) * COLUMNS + column
     tl.store(sum_ptr + row * channels + channel[None, :], total, (channel < channels)[None, :])
 
@@ -173,7 +173,7 @@ def _run_gate(gi: Tensor, c: Tensor, weight: Tensor, bias: Tensor, act: str, *gr
     hidden = (gi.shape[1] + convolved) // 2
     product = gi.new_empty(len(gi), hidden)
     blocks = triton.cdiv(hidden - convolved, BLOCK) + triton.cdiv(convolved, BLOCK)
-    with torch.cuda.device_of(c):  # Triton takes the current one
+    with torch.cuda.device_of(c):  # Triton launches on the current device
         _gate_kernel[(_tiles(c), blocks)](
             *(gi, c, weight, bias, product, *gradients, height, width, hidden, convolved),
             K=weight.shape[-1],
@@ -186,14 +186,14 @@ def _run_gate(gi: Tensor, c: Tensor, weight: Tensor, bias: Tensor, act: str, *gr
 
 
 def gate(gi: Tensor, c: Tensor, weight: Tensor, bias: Tensor, act: str) -> Tensor:
-    """The product ``act(g) * [i, dwconv(c)]``, ``(cells, hidden)``."""
+    """The product ``act(g) * [i, conv(c)]``, ``(cells, hidden)``."""
     return _run_gate(gi, c, weight, bias, act, None, None, None)
 
 
 def gate_backward(
     gi: Tensor, c: Tensor, weight: Tensor, bias: Tensor, act: str, grad: Tensor, grad_u: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The product and the gradient of ``[g, i]``; that of ``dwconv(c)`` is written to ``grad_u``."""
+    """The product and the gradient of ``[g, i]``; the gradient of ``conv(c)`` is written to ``grad_u``."""
     grad_gi = torch.empty_like(gi)
     return _run_gate(gi, c, weight, bias, act, grad, grad_gi, grad_u), grad_gi
 

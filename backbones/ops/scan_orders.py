@@ -1,8 +1,8 @@
-"""How a map of ``H`` x ``W`` cells is read as a sequence, and a sequence restored to a map.
+"""Scan orders: how a map of ``H`` x ``W`` cells is read as a sequence, and restored from one.
 
-A recurrence sees one cell after the other, so visual Mambas read a map in several orders: VMamba by rows and columns
-(arXiv 2401.10166, section 4.2), LocalMamba window by window too (arXiv 2403.09338), PlainMamba along a line that never
-leaps (arXiv 2403.17695), each forwards and backwards.
+A recurrence sees one cell after the other, so visual Mambas read a map in several orders, each forwards and backwards:
+VMamba by rows and by columns (arXiv 2401.10166, section 4.2), LocalMamba also window by window (arXiv 2403.09338),
+PlainMamba along a snake through neighbouring cells (arXiv 2403.17695).
 """
 
 from __future__ import annotations
@@ -19,37 +19,38 @@ from ..errors import UserError, did_you_mean
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Order:
-    """What all orders share: maps of any size, dtype and device are read and restored, and so are gradients.
+    """Base class of scan orders, for maps of any size, dtype and device; gradients are supported.
 
-    A kind of order gives ``_read`` and ``_restore``, forwards; what can be a view is one.
+    A subclass defines ``_read`` and ``_restore`` for the forward direction. Results are views where possible.
 
     Args:
-        backward: Read the whole sequence from its end.
+        backward: Whether the whole sequence is read from its end.
     """
 
     backward: bool = False
 
     @property
     def reversed(self) -> Order:
-        """The same order from its other end."""
+        """The same order in the other direction."""
         return dataclasses.replace(self, backward=not self.backward)
 
     def read(self, x: Tensor) -> Tensor:
-        """A map ``(B, H, W, C)`` as a sequence ``(B, L, C)``; ``L = H * W``, or more where windows are padded."""
+        """Read a map ``(B, H, W, C)`` as a sequence ``(B, L, C)``; ``L = H * W``, or more if windows are padded."""
         y = self._read(x)
         return y.flip(1) if self.backward else y
 
     def restore(self, y: Tensor, height: int, width: int) -> Tensor:
-        """A sequence ``(B, L, C)`` as the map ``(B, height, width, C)`` that it was read from: the inverse."""
+        """Restore the map ``(B, height, width, C)`` from a sequence ``(B, L, C)``: the inverse of :meth:`read`."""
         return self._restore(y.flip(1) if self.backward else y, height, width)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lines(Order):
-    """Row by row from the top, each from the left; or column by column from the left, each from the top.
+    """Row by row from the top, each row from the left; or column by column from the left, each from the top.
 
     Args:
-        columns: Whether lines are columns.
+        columns: Whether the lines are columns.
+        backward: Whether the whole sequence is read from its end.
     """
 
     columns: bool = False
@@ -67,25 +68,25 @@ class Lines(Order):
 
 
 class Snake(Lines):
-    """Line by line, every second one the other way: each cell is a neighbour of the one before it."""
+    """Line by line, with every second line reversed, so that consecutive cells are neighbours in the map."""
 
     def _turn(self, lines: Tensor) -> Tensor:
-        turned = lines.new_empty(lines.shape)  # contiguous, so that what is read is not copied again
+        turned = lines.new_empty(lines.shape)  # contiguous, so that flatten does not copy again
         turned[:, ::2] = lines[:, ::2]
         turned[:, 1::2] = lines[:, 1::2].flip(2)
         return turned
 
     def directions(self, height: int, width: int) -> Tensor:
-        """The step that led to each cell of the sequence, ``(L,)`` of dtype long.
+        """The direction of the step to each cell of the sequence, ``(L,)`` of dtype long.
 
-        0 is the start, 1 a step to the right, 2 to the left, 3 up, 4 down, as PlainMamba numbers them.
+        The numbers are PlainMamba's: 0 for the first cell, 1 for right, 2 for left, 3 for up, 4 for down.
         """
         lines, cells, forth, back, onward = (width, height, 4, 3, 1) if self.columns else (height, width, 1, 2, 4)
         steps = torch.full((lines, cells), forth)
         steps[1::2] = back
         steps[:, 0] = onward
         steps = steps.flatten()
-        if self.backward:  # each step is undone, the last one first
+        if self.backward:  # the opposite of each step, from the last one to the first
             opposite = torch.tensor([0, 2, 1, 4, 3])
             steps = opposite[steps].roll(-1).flip(0)
         steps[0] = 0
@@ -94,17 +95,18 @@ class Snake(Lines):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Windows(Order):
-    """Windows row by row, and row by row in each window.
+    """Windows row by row, and the cells of each window row by row.
 
-    As in LocalMamba, zeros fill up the windows at the right and at the bottom. They are read like cells, first of all
-    where the order is reversed, and are left out when a map is restored.
+    As in LocalMamba, windows at the right and at the bottom are padded with zeros. The zeros are read like cells, first
+    of all in a backward order, and dropped when a map is restored.
 
     Args:
         size: Cells along each side of a window.
+        backward: Whether the whole sequence is read from its end.
 
     Raises:
-        UserError: When reading or restoring a map that is smaller than a window in either direction. LocalMamba pads
-            it, but windows are then nothing but the map's columns or rows, with zeros in between.
+        UserError: When a map smaller than a window is read or restored. LocalMamba pads such maps, but the order is
+            then simply that of rows or columns, with zeros in between.
     """
 
     size: int
@@ -123,7 +125,7 @@ class Windows(Order):
         return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
 
     def _counts(self, height: int, width: int) -> tuple[int, int]:
-        """Windows below and beside each other."""
+        """Number of rows and columns of windows."""
         if min(height, width) < self.size:
             raise UserError(
                 f"scan order 'windows{self.size}': a map of {height}x{width} cells is smaller than a window; "
@@ -144,10 +146,13 @@ ORDERS |= {f'{name}_reversed': order.reversed for name, order in ORDERS.items()}
 
 
 def get_order(name: str) -> Order:
-    """The order behind a config's name: one of ``ORDERS``, or windows of another size, like ``'windows4'``.
+    """Look up a scan order by the name in a config.
+
+    Args:
+        name: A key of ``ORDERS``, or a name like ``'windows4'`` or ``'windows4_reversed'`` for windows of another size.
 
     Raises:
-        UserError: For a name that does not exist, with the nearest one.
+        UserError: If the name is unknown. The message suggests the nearest one.
     """
     if match := re.fullmatch(r'windows([1-9]\d*)(_reversed)?', str(name)):
         return Windows(size=int(match[1]), backward=bool(match[2]))

@@ -6,10 +6,12 @@ For each channel ``d`` and state ``n``, along a sequence, from ``h_0 = 0``::
     h_t[n] = exp(delta_t * A[n]) * h_(t-1)[n] + delta_t * B_t[n] * u_t
     y_t = sum over n of C_t[n] * h_t[n] + D * u_t
 
-Instead of ``L`` steps one after the other, about ``3 * sqrt(L)`` are taken: a sequence is cut into ``sqrt(L)`` chunks
-of ``sqrt(L)`` positions, and all chunks walk at once, from zero; then a walk over the chunks finds the state that each
-one starts from; then all walk again, from there. The backward pass does likewise from the end, with the states computed
-again from those that chunks start from, which alone are kept. Decays are multiplied, never divided by.
+The definition takes ``L`` steps. Here a sequence takes about ``3 * sqrt(L)``, because it is cut into ``sqrt(L)``
+chunks of ``sqrt(L)`` positions. First all chunks are scanned at once, each from a state of zero. Then a pass over the
+chunks finds the true first state of each one. Last, all chunks are scanned again from these states. The backward pass
+does the same from the end of the sequence. It recomputes all states from the chunks' first states, the only ones that
+are saved.
+Nothing is divided by products of decays, because these may underflow to 0.
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import UserError, did_you_mean
 
-FORMS = dict(
+IMPLEMENTATIONS = dict(
     auto="'triton' on CUDA, 'chunked' elsewhere",
-    reference='step by step, with gradients by autograd: the definition',
+    reference='step by step, as defined, with gradients from autograd',
     chunked='all chunks at once, on any device',
     triton="'chunked' as Triton kernels, on CUDA",
 )
-TRITON = find_spec('triton') is not None
+TRITON_INSTALLED = find_spec('triton') is not None
 LOG2E = 1 / math.log(2)  # exp2 is several times as fast as exp
 
 
@@ -44,53 +46,58 @@ def selective_scan(
     C: Tensor,
     D: Tensor | None = None,
     delta_bias: Tensor | None = None,
-    form: str = 'auto',
+    implementation: str = 'auto',
 ) -> Tensor:
-    """The scan, computed in single precision, of double inputs in double; under autocast, too.
+    """Compute the selective scan; all implementations give the same result.
 
     Args:
-        u: Input ``(batch, L, D)``, of any floating dtype, as are all others.
+        u: Input ``(batch, L, D)``. All tensors may have any floating dtype.
         delta: Step sizes before bias and softplus, ``(batch, L, D)``.
-        A: Negative, ``(D, N)``.
-        B: What of the input enters the states, ``(batch, L, N)``.
-        C: What of the states leaves, ``(batch, L, N)``.
-        D: Weights of the skip, ``(D,)``; no skip where ``None``.
-        delta_bias: ``(D,)``; zeros where ``None``.
-        form: One of ``FORMS``, which are the same function. In double precision, ``'triton'`` is ``'chunked'``.
+        A: Negative rates of decay, ``(D, N)``.
+        B: Input weights of the states, ``(batch, L, N)``.
+        C: Output weights of the states, ``(batch, L, N)``.
+        D: Weights of the skip connection, ``(D,)``; ``None`` for no skip connection.
+        delta_bias: Bias of the step sizes, ``(D,)``; ``None`` for zeros.
+        implementation: A key of ``IMPLEMENTATIONS``. For double inputs, ``'triton'`` computes as ``'chunked'`` does.
 
     Returns:
-        ``(batch, L, D)``, in single precision, of double inputs in double: what is summed may leave half's range.
+        ``(batch, L, D)`` in double precision for double inputs and in single precision otherwise, even under autocast,
+        because sums may exceed the range of half precision.
 
     Raises:
-        UserError: If there is no such form, or not on this device.
+        UserError: If the implementation is unknown or does not run on the device.
         ValueError: If the shapes do not fit each other.
     """
-    check_form(form)
+    check_implementation(implementation)
     (batch, length, channels), (_, states) = u.shape, A.shape
     by_state = batch, length, states
     fitting = dict(delta=(delta, u.shape), A=(A, (channels, states)), B=(B, by_state), C=(C, by_state))
     for name, (tensor, shape) in fitting.items():
         if tensor.shape != shape:  # it would be broadcast, or read beyond its end
-            raise ValueError(f'selective_scan: {name} is {tuple(tensor.shape)} and must be {tuple(shape)}, by u and A')
-    # meta tensors hold no data to compute, and Triton's interpreter takes any device
-    if form == 'triton' and u.device.type not in ('cuda', 'meta') and 'TRITON_INTERPRET' not in os.environ:
-        raise UserError(f"selective_scan: form='triton' needs CUDA, and u is on {u.device}: 'auto' chooses by device")
+            raise ValueError(
+                f'selective_scan: {name} is {tuple(tensor.shape)} and must be {tuple(shape)} to fit u and A'
+            )
+    # meta tensors hold no data to compute, and Triton's interpreter runs on any device
+    if implementation == 'triton' and u.device.type not in ('cuda', 'meta') and 'TRITON_INTERPRET' not in os.environ:
+        raise UserError(
+            f"selective_scan='triton' needs CUDA, and the input is on {u.device}; selective_scan='auto' fits any device"
+        )
     D, delta_bias = (A.new_zeros(len(A)) if vector is None else vector for vector in (D, delta_bias))
     inputs = u, delta, A, B, C, D, delta_bias
-    if form == 'reference':
+    if implementation == 'reference':
         return _reference(*inputs)
-    if form == 'auto':
-        form = 'triton' if u.device.type == 'cuda' and TRITON else 'chunked'
-    triton = form == 'triton' and u.dtype != torch.double  # its kernels compute in single precision
-    keep = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    return scan(*inputs, triton, keep)[0]
+    if implementation == 'auto':
+        implementation = 'triton' if u.device.type == 'cuda' and TRITON_INSTALLED else 'chunked'
+    triton = implementation == 'triton' and u.dtype != torch.double  # its kernels compute in single precision
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
+    return scan(*inputs, triton, save)[0]
 
 
-def check_form(form: str) -> None:
-    """Refuse what is none of ``FORMS``."""
-    if form not in list(FORMS):  # which compares, and so answers what has no hash
-        guess = did_you_mean(str(form), FORMS)
-        raise UserError(f'selective_scan: unknown form={form!r}{guess}; known: {", ".join(FORMS)}')
+def check_implementation(implementation: str) -> None:
+    """Raise a :class:`UserError` unless ``implementation`` is a key of ``IMPLEMENTATIONS``."""
+    if not isinstance(implementation, str) or implementation not in IMPLEMENTATIONS:
+        guess = did_you_mean(str(implementation), IMPLEMENTATIONS)
+        raise UserError(f'selective_scan={implementation!r} is unknown{guess}; known: {", ".join(IMPLEMENTATIONS)}')
 
 
 def _reference(u: Tensor, *inputs: Tensor) -> Tensor:
@@ -105,12 +112,15 @@ def _reference(u: Tensor, *inputs: Tensor) -> Tensor:
 
 
 def _positions(tensor: Tensor) -> Iterator[Tensor]:
-    """One after the other; cut in parts before, since autograd's time goes with the square of what is cut at once."""
-    return (position for part in tensor.split(256, 1) for position in part.unbind(1))
+    """All positions, one after the other.
+
+    The tensor is split first, because the backward pass of ``unbind`` takes time quadratic in the number of its views.
+    """
+    return (position for segment in tensor.split(256, 1) for position in segment.unbind(1))
 
 
 def _chunks(length: int) -> tuple[int, int]:
-    """Chunks of a sequence, and the positions in each of them but the last, which may have fewer."""
+    """Number of chunks of a sequence, and number of positions in each; the last chunk may have fewer."""
     steps = torch.sym_int(torch.sym_sqrt(length - 1)) + 1
     return -(-length // steps), steps
 
@@ -125,21 +135,21 @@ def scan(
     D: Tensor,
     delta_bias: Tensor,
     triton: bool,
-    keep: bool,
+    save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The scan; and where ``keep``, the states that chunks start from, ``(batch, chunks, N, D)``."""
+    """The scan and, if ``save``, the first states of all chunks, ``(batch, chunks, N, D)``."""
     inputs, (chunks, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[1])
     with torch.autocast(u.device.type, enabled=False):
         if triton:
-            from . import selective_scan_triton as kernels  # Triton is there only where CUDA may be
+            from . import selective_scan_triton as kernels  # Triton is installed only where CUDA may be
 
             y, states = kernels.scan(*inputs, chunks=chunks, steps=steps)
         else:
-            wide_u, y, A, B, C, D = _prepare(*inputs)  # y is delta, until it is overwritten
+            wide_u, y, A, B, C, D = _prepare(*inputs)  # y holds delta until it is overwritten
             states = y.new_zeros(len(u), chunks, *A.shape)
-            for part in _parts(states):
-                _scan(*(x[..., part] for x in (wide_u, y, A, D, states)), B, C, steps)
-    return y, states if keep else states.new_empty(0)
+            for block in _channel_blocks(states):
+                _scan(*(x[..., block] for x in (wide_u, y, A, D, states)), B, C, steps)
+    return y, states if save else states.new_empty(0)
 
 
 @torch.library.custom_op('mambaout::selective_scan_backward', mutates_args=())
@@ -155,7 +165,7 @@ def scan_backward(
     delta_bias: Tensor,
     triton: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the seven tensors that :func:`scan` takes, in its order."""
+    """Gradients of the seven input tensors of :func:`scan`, in its order."""
     inputs, (_, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[1])
     with torch.autocast(u.device.type, enabled=False):
         if triton:
@@ -165,21 +175,21 @@ def scan_backward(
         else:
             u, delta, A, B, C, D = _prepare(*inputs)
             grad, (grad_u, grad_A, grad_B, grad_C, grad_D) = grad.to(u.dtype), map(torch.zeros_like, (u, A, B, C, D))
-            grad_bias, parts = torch.zeros_like(D), _parts(states)
-            history = states.new_empty(steps + 1, *states[..., parts[0]].shape)
-            for part in parts:
-                channels = (x[..., part] for x in (grad, states, u, delta, A, D, grad_u))
+            grad_bias, blocks = torch.zeros_like(D), _channel_blocks(states)
+            history = states.new_empty(steps + 1, *states[..., blocks[0]].shape)
+            for block in blocks:
+                channels = (x[..., block] for x in (grad, states, u, delta, A, D, grad_u))
                 sums = _scan_backward(*channels, B, C, grad_B, grad_C, history)
-                grad_A[:, part], grad_D[part], grad_bias[part] = sums
-            grads = grad_u, delta, grad_A.T, grad_B, grad_C, grad_D, grad_bias  # delta's was written over delta
+                grad_A[:, block], grad_D[block], grad_bias[block] = sums
+            grads = grad_u, delta, grad_A.T, grad_B, grad_C, grad_D, grad_bias  # delta now holds its own gradient
     return tuple(grad.to(x.dtype).contiguous() for grad, x in zip(grads, inputs, strict=True))
 
 
 @scan.register_fake
 def _(u: Tensor, delta: Tensor, A: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-    dtype, keep = torch.promote_types(u.dtype, torch.float), args[-1]
-    kept = len(u), _chunks(u.shape[1])[0], *A.T.shape
-    return u.new_empty(u.shape, dtype=dtype), u.new_empty(kept if keep else 0, dtype=dtype)
+    dtype, save = torch.promote_types(u.dtype, torch.float), args[-1]
+    states = len(u), _chunks(u.shape[1])[0], *A.T.shape
+    return u.new_empty(u.shape, dtype=dtype), u.new_empty(states if save else 0, dtype=dtype)
 
 
 @scan_backward.register_fake
@@ -201,9 +211,9 @@ scan.register_autograd(_backward, setup_context=_setup_context)
 
 
 def operations(u: Sequence[int], A: Sequence[int]) -> int:
-    """What a scan of these shapes counts as, by the formula behind the figures that VMamba publishes.
+    """Number of operations of a scan of inputs of these shapes, by the formula behind VMamba's published figures.
 
-    9 for each position, channel and state, and 1 for each position and channel: the skip.
+    It counts 9 per position, channel and state, and 1 per position and channel for the skip connection.
     """
     return math.prod(u) * (9 * A[1] + 1)
 
@@ -215,36 +225,36 @@ def _(u: tuple, delta: tuple, A: tuple, *args: object, **_: object) -> int:
 
 @register_flop_formula(torch.ops.mambaout.selective_scan_backward)
 def _(grad: tuple, states: tuple, u: tuple, delta: tuple, A: tuple, *args: object, **_: object) -> int:
-    return 2 * operations(u, A)  # as of a product
+    return 2 * operations(u, A)  # like the backward pass of a matrix product
 
 
-# --- all chunks at once, in PyTorch; A is (N, D) from here on, so that channels are last, and for exp2
+# --- all chunks at once, in PyTorch; from here on A is (N, D), so that channels are last, and scaled for exp2
 
 
-PART = 2**18  # values in the states that take a step together: they stay in a CPU's cache
+CACHE_VALUES = 2**18  # of the states that take a step together; they then stay in a CPU's cache
 
 
 def _prepare(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, delta_bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """All in the dtype of the states, and ``delta`` behind its softplus, in memory of its own."""
+    """Convert inputs to the dtype of the states, and apply bias and softplus to a copy of ``delta``."""
     dtype = torch.promote_types(u.dtype, torch.float)
     delta = delta.to(dtype).contiguous() + delta_bias.to(dtype)
     A = (A.to(dtype).T * LOG2E).contiguous()
     return u.to(dtype).contiguous(), F.softplus(delta, out=delta), A, B.to(dtype), C.to(dtype), D.to(dtype)
 
 
-def _parts(states: Tensor) -> list[slice]:
-    """The channels that are taken together: whole cache lines of them, however many chunks there are."""
-    width = max(PART // max(states[..., 0].numel(), 1), 64)
+def _channel_blocks(states: Tensor) -> list[slice]:
+    """The blocks of channels that are scanned one after the other, each at least some cache lines wide."""
+    width = max(CACHE_VALUES // max(states[..., 0].numel(), 1), 64)
     return [slice(start, start + width) for start in range(0, states.shape[-1], width)]
 
 
 def _walk(history: Sequence[Tensor], u: Tensor, delta: Tensor, A: Tensor, B: Tensor) -> Iterator:
-    """Walk through all chunks at once; step ``t`` reads the states ``history[t]`` and writes ``history[t + 1]``.
+    """Step through all chunks at once; step ``t`` reads the states ``history[t]`` and writes ``history[t + 1]``.
 
     Yields:
-        For each step its positions, one in each chunk that has so many, their decays and their states.
+        For each step the positions it takes (one per chunk, without a shorter last chunk), their decays and states.
     """
     steps = len(history) - 1
     for t in range(steps):
@@ -257,7 +267,7 @@ def _walk(history: Sequence[Tensor], u: Tensor, delta: Tensor, A: Tensor, B: Ten
 
 
 def _scan(u: Tensor, y: Tensor, A: Tensor, D: Tensor, states: Tensor, B: Tensor, C: Tensor, steps: int) -> None:
-    """The scan of some channels: writes ``y``, which is ``delta`` before, and ``states``, which are zero before."""
+    """Scan some channels: replace ``delta`` in ``y`` by the output and zeros in ``states`` by the first states."""
     h, last = torch.zeros_like(states), states.shape[1] - 1
     for _ in _walk([h] * (steps + 1), u, y, A, B):
         pass
@@ -282,14 +292,14 @@ def _scan_backward(
     grad_C: Tensor,
     history: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of ``A``, ``D`` and the bias for some channels.
+    """Return the gradients of ``A``, ``D`` and the bias for some channels.
 
-    Writes ``grad_u``, and the gradient of ``delta`` before bias and softplus over ``delta``; adds to ``grad_B`` and
+    This also writes ``grad_u``, replaces ``delta`` by its gradient before bias and softplus, and adds to ``grad_B`` and
     ``grad_C``. ``history`` is memory for the states at all positions.
     """
     history, last = history[..., : len(D)], states.shape[1] - 1
     steps = len(history) - 1
-    # each chunk's part in the gradient of the state that it starts from, then the whole
+    # the gradient of each chunk's first state: first through the chunk alone, then through all later chunks too
     g, decay = torch.zeros_like(states), torch.ones_like(states)
     history[0] = states
     for step, decay_t, h in _walk(history, u, delta, A, B):
@@ -299,7 +309,7 @@ def _scan_backward(
         g[:, :n].addcmul_(decay, C[:, step, :, None] * grad_t[:, :, None])
     for k in range(last - 1, 0, -1):
         g[:, k].addcmul_(decay[:, k], g[:, k + 1])
-    g = torch.cat((g[:, 1:], torch.zeros_like(g[:, :1])), 1)  # of the state that it ends with
+    g = torch.cat((g[:, 1:], torch.zeros_like(g[:, :1])), 1)  # of each chunk's last state
 
     rate = A / LOG2E
     grad_A, grad_D, grad_bias = torch.zeros_like(g), torch.zeros_like(g[:, :, 0]), torch.zeros_like(g[:, :, 0])
@@ -309,10 +319,10 @@ def _scan_backward(
         n = u_t.shape[1]
         g_t = g[:, :n].addcmul_(C[:, step, :, None], grad_t[:, :, None])
         grad_B[:, step] += torch.einsum('bkd,bknd->bkn', delta_t * u_t, g_t)
-        grad_input = torch.einsum('bkn,bknd->bkd', B[:, step], g_t)  # of delta_t * u_t
+        grad_input = torch.einsum('bkn,bknd->bkd', B[:, step], g_t)  # gradient of delta_t * u_t
         torch.addcmul(delta_t * grad_input, grad_t, D, out=grad_u[:, step])
-        g_t *= (delta_t[:, :, None] * A).exp2_()  # of the state before
-        grad_exponent = g_t * history[t][:, :n]  # of delta_t * A
+        g_t *= (delta_t[:, :, None] * A).exp2_()  # gradient of the previous state
+        grad_exponent = g_t * history[t][:, :n]  # gradient of delta_t * A
         grad_A[:, :n].addcmul_(grad_exponent, delta_t[:, :, None])
         grad_D[:, :n].addcmul_(grad_t, u_t)
         grad_delta = grad_exponent.mul_(rate).sum(2).addcmul_(grad_input, u_t)

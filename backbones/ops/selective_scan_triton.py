@@ -1,7 +1,7 @@
 """The passes of :mod:`.selective_scan` as Triton kernels.
 
-A program walks through one chunk of one sequence, with the states of a block of channels in its registers. ``A`` is
-``(N, D)`` and for exp2. States and sums are in single precision.
+A program steps through one chunk of one sequence and has the states of a block of channels in its registers. ``A`` is
+``(N, D)`` and scaled for exp2. States and sums are in single precision.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .selective_scan import LOG2E
 
-BLOCK = 32  # channels: one for each thread of a warp
-HISTORY = 2**27  # values: states of all positions that are in memory at once
+BLOCK = 32  # channels of a program, one for each thread of a warp
+HISTORY = 2**27  # values of the history: states at all positions that are in memory at the same time
 
 
 @triton.jit
 def _softplus(x):
-    """``log(1 + exp(x))``, with what the sum rounds off: steps may be small beside 1."""
+    """``log(1 + exp(x))``, corrected for the rounding of the sum because ``exp(x)`` may be small beside 1."""
     e = tl.exp(-tl.abs(x))
     total = 1 + e
     return tl.maximum(x, 0.0) + tl.log(total) + (e - (total - 1)) / total
@@ -27,13 +27,13 @@ def _softplus(x):
 
 @triton.jit
 def _load(ptr, row, column, columns):
-    """Some columns of a row, with zeros outside."""
+    """Load columns of a row; columns outside are zero."""
     return tl.load(ptr + row * columns + column, column < columns, 0.0).to(tl.float32)
 
 
 @triton.jit
 def _tile(D, N, NP: tl.constexpr, W: tl.constexpr):
-    """States, channels, where both are in a matrix ``(N, D)``, and which of them there are."""
+    """State and channel indices, their offsets in a matrix ``(N, D)``, and a mask of those inside it."""
     state, channel = tl.arange(0, NP), tl.program_id(1) * W + tl.arange(0, W)
     where = state[:, None] * D + channel[None, :]
     return state, channel, where, (state < N)[:, None] & (channel < D)[None, :]
@@ -41,7 +41,7 @@ def _tile(D, N, NP: tl.constexpr, W: tl.constexpr):
 
 @triton.jit
 def _positions(own, L, steps, chunks):
-    """The first row of a chunk, and behind its last one."""
+    """The first row of a chunk and the row after its last."""
     start = own % chunks * steps
     first = own // chunks * L
     return first + start, first + tl.minimum(start + steps, L)
@@ -60,7 +60,7 @@ def _scan_kernel(
     total_ptr,  # (batch, chunks, D)
     y_ptr,
     history_ptr,  # (chunks, steps, N, D)
-    first,  # chunk of history
+    first,  # first chunk in history
     L,
     steps,
     chunks,
@@ -69,10 +69,10 @@ def _scan_kernel(
     NP: tl.constexpr,
     W: tl.constexpr,
 ):
-    """Walk through a chunk.
+    """Step through a chunk.
 
-    With ``total_ptr`` from zero, to write the state at its end as the next chunk's, and the sum of ``delta``; without
-    from its own state, to write ``y``, or into ``history`` the states before each step.
+    With ``total_ptr``, start from zero, and write the last state as the next chunk's first and the sum of ``delta``.
+    Without, start from the chunk's first state, and write ``y``, or ``history``: the states before all steps.
     """
     state, channel, where, within = _tile(D, N, NP, W)
     own = first + tl.program_id(0).to(tl.int64)
@@ -101,7 +101,7 @@ def _scan_kernel(
 
 @triton.jit
 def _carry_kernel(A_ptr, states_ptr, total_ptr, chunks, D, N, REVERSE: tl.constexpr, NP: tl.constexpr, W: tl.constexpr):
-    """Walk over the chunks of a sequence, and add to what each hands on what it was handed itself."""
+    """Pass over the chunks of a sequence, and carry each chunk's first state through to the next one's."""
     _, channel, where, within = _tile(D, N, NP, W)
     A = tl.load(A_ptr + where, within, 0.0)
     h = tl.zeros((NP, W), tl.float32)
@@ -127,7 +127,7 @@ def _adjoint_kernel(
     C_ptr,
     D_ptr,
     bias_ptr,
-    grad_states_ptr,  # of the states that chunks end with, (batch, chunks, N, D)
+    grad_states_ptr,  # gradients of the chunks' last states, (batch, chunks, N, D)
     total_ptr,
     history_ptr,
     grad_u_ptr,
@@ -146,10 +146,10 @@ def _adjoint_kernel(
     NP: tl.constexpr,
     W: tl.constexpr,
 ):
-    """Walk through a chunk from its end.
+    """Step through a chunk from its end.
 
-    With ``total_ptr`` from zero, to write the gradient of the state at its start as that of the chunk before, and the
-    sum of ``delta``; without from its own, to write all gradients.
+    With ``total_ptr``, start from zero, and write the gradient of the first state as that of the previous chunk's last
+    state, and the sum of ``delta``. Without, start from the gradient of the last state, and write all gradients.
     """
     state, channel, where, within = _tile(D, N, NP, W)
     own = first + tl.program_id(0).to(tl.int64)
@@ -173,12 +173,12 @@ def _adjoint_kernel(
             u, B = _load(u_ptr, row, channel, D), _load(B_ptr, row, state, N)
             before = tl.load(history_ptr + ((own - first) * steps + row - start) * N * D + where, within, 0.0)
             h = decay * before + B[:, None] * (delta * u)[None, :]
-            part = (row * tl.num_programs(1) + tl.program_id(1)) * N + state
-            tl.store(grad_C_ptr + part, tl.sum(h * grad[None, :], 1), state < N)
-            tl.store(grad_B_ptr + part, tl.sum(g * (delta * u)[None, :], 1), state < N)
-            grad_input = tl.sum(g * B[:, None], 0)  # of delta * u
-            g *= decay  # of the state before
-            grad_exponent = g * before  # of delta * A
+            offset = (row * tl.num_programs(1) + tl.program_id(1)) * N + state
+            tl.store(grad_C_ptr + offset, tl.sum(h * grad[None, :], 1), state < N)
+            tl.store(grad_B_ptr + offset, tl.sum(g * (delta * u)[None, :], 1), state < N)
+            grad_input = tl.sum(g * B[:, None], 0)  # gradient of delta * u
+            g *= decay  # gradient of the previous state
+            grad_exponent = g * before  # gradient of delta * A
             grad_delta = (tl.sum(grad_exponent * A, 0) * 0.6931471805599453 + grad_input * u) * tl.sigmoid(raw)
             tl.store(grad_u_ptr + row * D + channel, delta * grad_input + skip * grad, channel < D)
             tl.store(grad_delta_ptr + row * D + channel, grad_delta, channel < D)
@@ -196,26 +196,26 @@ def _adjoint_kernel(
 
 
 def _prepare(chunks: int, u: Tensor, delta: Tensor, A: Tensor, *others: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Inputs as the kernels take them, and memory for what chunks hand on: states, from zero, and sums of ``delta``."""
+    """Convert inputs for the kernels, and allocate the chunks' states (zeros) and their sums of ``delta``."""
     A = A.float().T * LOG2E
     inputs = [tensor.contiguous() for tensor in (u, delta, A, *others)]
     return inputs, A.new_zeros(len(u), chunks, *A.shape), A.new_empty(len(u), chunks, A.shape[1])
 
 
 def _launch(u: Tensor, states: Tensor, steps: int) -> tuple[int, tuple[int, ...], dict]:
-    """Blocks of channels, sizes and constants for the kernels."""
+    """Number of channel blocks, sizes and constants for the kernels."""
     _, chunks, count, channels = states.shape
     constants = dict(NP=triton.next_power_of_2(count), W=BLOCK, num_warps=1)
     return triton.cdiv(channels, BLOCK), (u.shape[1], steps, chunks, channels, count), constants
 
 
 def scan(*inputs: Tensor, chunks: int, steps: int) -> tuple[Tensor, Tensor]:
-    """The scan of the tensors of :func:`.selective_scan.scan`, and the states that chunks start from."""
+    """Scan the input tensors of :func:`.selective_scan.scan`; return the output and the chunks' first states."""
     inputs, states, total = _prepare(chunks, *inputs)
     u, _, A, *_ = inputs
     y, (blocks, sizes, constants) = torch.empty_like(u, dtype=torch.float), _launch(u, states, steps)
     grid = len(u) * chunks, blocks
-    with torch.cuda.device_of(u):  # Triton takes the current one
+    with torch.cuda.device_of(u):  # Triton launches on the current device
         _scan_kernel[grid](*inputs, states, total, None, None, 0, *sizes, **constants)
         _carry_kernel[(len(u), blocks)](A, states, total, *sizes[2:], REVERSE=False, **constants)
         _scan_kernel[grid](*inputs, states, None, y, None, 0, *sizes, **constants)
@@ -223,14 +223,14 @@ def scan(*inputs: Tensor, chunks: int, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def scan_backward(grad: Tensor, states: Tensor, *inputs: Tensor, steps: int) -> tuple[Tensor, ...]:
-    """Gradients of the tensors that :func:`scan` takes; ``states`` are those that it returned."""
+    """Gradients of the input tensors of :func:`scan`; ``states`` are the states that it returned."""
     inputs, grad_states, total = _prepare(states.shape[1], *inputs)
     (u, delta, A, *_), (blocks, sizes, constants) = inputs, _launch(inputs[0], states, steps)
     (batch, length, channels), programs, count = u.shape, total[..., 0].numel(), len(A)
-    each = max(HISTORY // (steps * count * channels), 1)  # chunks whose states are in memory at once
+    each = max(HISTORY // (steps * count * channels), 1)  # number of chunks with their history in memory
     history = states.new_empty(min(each, programs), steps, count, channels)
-    by_chunk = [torch.empty_like(x) for x in (states, total, total)]  # of A, D and the bias
-    by_block = [states.new_empty(batch, length, blocks, count) for _ in range(2)]  # of B and C
+    by_chunk = [torch.empty_like(x) for x in (states, total, total)]  # gradients of A, D and the bias
+    by_block = [states.new_empty(batch, length, blocks, count) for _ in range(2)]  # gradients of B and C
     grad_u, grad_delta = torch.empty_like(u), torch.empty_like(delta)
     grads = grad_u, grad_delta, *by_chunk, *by_block
     inputs = grad, *inputs
@@ -243,6 +243,6 @@ def scan_backward(grad: Tensor, states: Tensor, *inputs: Tensor, steps: int) -> 
             grid = min(each, programs - first), blocks
             _scan_kernel[grid](*inputs[1:], states, None, None, history, first, *sizes, **constants)
             _adjoint_kernel[grid](*inputs, grad_states, None, history, *grads, first, *sizes, **constants)
-    grad_A, grad_D, grad_bias = (part.sum((0, 1)) for part in by_chunk)
-    grad_B, grad_C = (part.sum(2) for part in by_block)
+    grad_A, grad_D, grad_bias = (sums.sum((0, 1)) for sums in by_chunk)
+    grad_B, grad_C = (sums.sum(2) for sums in by_block)
     return grad_u, grad_delta, grad_A.T, grad_B, grad_C, grad_D, grad_bias

@@ -1,6 +1,7 @@
-# The seat of every Mask R-CNN config here: mmdet's Mask R-CNN, its COCO data and its Swin-T 1x recipe, as the paper has
-# it (section 4.3): AdamW, learning rate 1e-4, global batch 16, 12 epochs, short side 800, long side up to 1333, fp16.
-# A backbone's config sets model.backbone and model.neck.in_channels, nothing else.
+# The recipe of all Mask R-CNN configs, whatever the backbone: mmdet's Mask R-CNN on COCO with mmdet's Swin-T 1x recipe,
+# as the paper describes it (section 4.3): AdamW, learning rate 1e-4, global batch 16, 12 epochs, short side 800, long
+# side up to 1333, fp16. Values that the paper does not give are marked "ours". A backbone's config sets model.backbone
+# and model.neck.in_channels, and nothing else.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
@@ -9,33 +10,38 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmdet_plugin'], allow_failed_imports=False)
 
-# 8 processes x 2 images; the paper's 4 x 4 is train_dataloader.batch_size=4 on 4 GPUs
-workers = dict(type='outlive_signals')  # which ask the run to save and leave
-train_dataloader = dict(batch_size=2, worker_init_fn=workers, dataset=dict(type='CheckedCocoDataset'))
+workers = dict(type='ignore_signals')  # a signal asks the run to save and stop, which needs its data workers
+train_dataloader = dict(
+    batch_size=2,  # on 8 GPUs; for the paper's 4 x 4, set train_dataloader.batch_size=4 on 4 GPUs
+    worker_init_fn=workers,
+    dataset=dict(type='CheckedCocoDataset'),
+)
 val_dataloader = dict(worker_init_fn=workers, dataset=dict(type='CheckedCocoDataset'))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='FastCocoMetric')  # pycocotools' numbers; backend='pycocotools' has it count them itself
+# pycocotools' numbers, faster; backend='pycocotools' uses pycocotools itself
+val_evaluator = dict(type='FastCocoMetric')
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(
-    type='AmpOnCudaOptimWrapper',  # the paper's fp16, where there is a GPU
+    type='AmpOnCudaOptimWrapper',  # the paper's fp16 on a GPU; full precision on a CPU
     optimizer=dict(
         _delete_=True,
         type='AdamW',
         lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=0.05,  # ours: unpublished; the value of mmdet's Swin config
+        weight_decay=0.05,  # ours: not published; the value of mmdet's Swin config
     ),
-    # ours: unpublished; Swin's config exempts the norms too, by the name 'norm' where this goes by type
+    # ours: not published; no weight decay for norms. Swin's config finds them by the name 'norm', this by their type
     paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 param_scheduler = [
-    # ours: unpublished; the warm-up of mmdet's Swin config
+    # ours: not published; the warm-up of mmdet's Swin config
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
     dict(type='MultiStepLR', begin=0, end=12, by_epoch=True, milestones=[8, 11], gamma=0.1),
 ]
 
-# never lose a run: each can be switched off by the type of mmengine's own
+# No run is lost: checkpoints are written atomically, and a resumed run continues exactly. Each type can be replaced by
+# that of mmengine, such as 'EpochBasedTrainLoop' and 'CheckpointHook'
 train_cfg = dict(type='ResumableEpochLoop')
 default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),

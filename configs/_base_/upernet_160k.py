@@ -1,7 +1,8 @@
-# The seat of every UperNet config here: mmseg's UperNet, its ADE20K data and its Swin-T 160k recipe, as the paper
-# (section 4.4) and its author (repository, issue #251) have it: AdamW, learning rate 1e-4 for all sizes, no layer-wise
-# decay, global batch 16, 160,000 iterations, fp16; the 512x512 crop and betas are Swin's, which the author refers to.
-# A backbone's config sets model.backbone and the heads' channel lists, nothing else.
+# The recipe of all UperNet configs, whatever the backbone: mmseg's UperNet on ADE20K with mmseg's Swin-T 160k recipe,
+# as the paper (section 4.4) and its author (repository, issue #251) describe it: AdamW, learning rate 1e-4 for all
+# sizes, no layer-wise decay, global batch 16, 160,000 iterations, fp16. The author refers to Swin's config for the
+# rest, such as the crop of 512x512 and the betas. Values that neither gives are marked "ours". A backbone's config sets
+# model.backbone and the channel lists of the heads, and nothing else.
 _base_ = [
     'mmseg::_base_/models/upernet_swin.py',
     'mmseg::_base_/datasets/ade20k.py',
@@ -14,10 +15,10 @@ model = dict(
     data_preprocessor=dict(size=(512, 512)),
     decode_head=dict(num_classes=150),
     auxiliary_head=dict(num_classes=150),
-    test_cfg=dict(mode='whole'),  # ours: unpublished; the mode of mmseg's Swin config
+    test_cfg=dict(mode='whole'),  # ours: not published; the mode of mmseg's Swin config
 )
 
-# mmseg's, but for a word: whether label 0 counts is the data set's to say, and ADE20K's leaves it out
+# mmseg's pipelines without reduce_zero_label: the data set says whether label 0 is left out, and ADE20K's says yes
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
@@ -33,10 +34,9 @@ test_pipeline = [
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
-# 8 processes x 2 images; the paper's 4 x 4 is train_dataloader.batch_size=4 on 4 GPUs
-workers = dict(type='outlive_signals')  # which ask the run to save and leave
+workers = dict(type='ignore_signals')  # a signal asks the run to save and stop, which needs its data workers
 train_dataloader = dict(
-    batch_size=2,
+    batch_size=2,  # on 8 GPUs; for the paper's 4 x 4, set train_dataloader.batch_size=4 on 4 GPUs
     sampler=dict(type='RestartableInfiniteSampler'),
     worker_init_fn=workers,
     dataset=dict(type='CheckedADE20KDataset', pipeline=train_pipeline),
@@ -48,24 +48,26 @@ test_dataloader = val_dataloader
 
 optim_wrapper = dict(
     _delete_=True,
-    type='AmpOnCudaOptimWrapper',  # the paper's fp16, where there is a GPU
+    type='AmpOnCudaOptimWrapper',  # the paper's fp16 on a GPU; full precision on a CPU
     optimizer=dict(
         type='AdamW',
         lr=1e-4,
         betas=(0.9, 0.999),
-        weight_decay=0.01,  # ours: unpublished; the value of mmseg's Swin config
+        weight_decay=0.01,  # ours: not published; the value of mmseg's Swin config
     ),
-    # ours: unpublished; Swin's config exempts the backbone's norms by the name 'norm', this the heads' batch norms too
+    # ours: not published; no weight decay for norms. Swin's config finds them by the name 'norm', which misses the
+    # batch norms of the heads; this finds them by their type
     paramwise_cfg=dict(norm_decay_mult=0.0),
 )
 param_scheduler = [
-    # ours: unpublished; warm-up and decay of mmseg's Swin config
+    # ours: not published; warm-up and decay of mmseg's Swin config
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', power=1.0, eta_min=0.0, by_epoch=False, begin=1500, end=160000),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 
-# never lose a run: each can be switched off by the type of mmengine's own
+# No run is lost: checkpoints are written atomically, and a resumed run continues exactly. Each type can be replaced by
+# that of mmengine, such as 'IterBasedTrainLoop' and 'CheckpointHook'
 train_cfg = dict(type='ResumableIterLoop')
 default_hooks = dict(
     checkpoint=dict(

@@ -1,5 +1,5 @@
-# The 1x recipe on `tools/make_mini_dataset.py coco data/mini/coco`, small enough for two CPU cores: the demo and the
-# tests run it. Scores say that the code works, nothing about COCO.
+# The 1x recipe on `tools/make_mini_dataset.py coco data/mini/coco`, small enough for two CPU cores. The demo and
+# the tests run it. Its scores show that the code works; they say nothing about COCO.
 _base_ = '../mask_rcnn_mambaout_tiny.py'
 
 classes = ('stop sign', 'sports ball', 'kite', 'banana', 'pizza', 'donut')
@@ -11,7 +11,7 @@ model = dict(
         init_cfg=None,
     ),
     neck=dict(in_channels=[32, 64, 128, 192], out_channels=width),
-    # anchors of 16 to 256 pixels; a fixed number of samples in a bin is faster than one that grows with the object
+    # anchors of 16 to 256 pixels; RoIAlign is faster with a fixed number of samples for each bin
     rpn_head=dict(in_channels=width, feat_channels=width, anchor_generator=dict(scales=[4])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=2)),
@@ -46,8 +46,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-# from scratch in few steps: a higher rate that falls along a cosine, and a clip for the first gradients, which a
-# LayerNorm multiplies by 1 / sqrt(eps) wherever padding and zero biases make a constant map
+# Training starts from scratch and is short, so the learning rate is higher and falls along a cosine. First gradients
+# are clipped: where padding and zero biases make a constant map, LayerNorm multiplies them by 1 / sqrt(eps)
 epochs = 10
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [

@@ -1,5 +1,5 @@
-# The 160k recipe on `tools/make_mini_dataset.py ade20k data/mini/ade20k`, small enough for two CPU cores: the demo and
-# the tests run it. Scores say that the code works, nothing about ADE20K.
+# The 160k recipe on `tools/make_mini_dataset.py ade20k data/mini/ade20k`, small enough for two CPU cores. The demo
+# and the tests run it. Its scores show that the code works; they say nothing about ADE20K.
 _base_ = '../upernet_mambaout_tiny.py'
 
 crop_size, width, norm_cfg = (128, 128), 64, dict(type='BN', requires_grad=True)
@@ -36,8 +36,8 @@ val_dataloader = dict(num_workers=2, dataset=dict(data_root=data_root, pipeline=
 test_dataloader = val_dataloader
 
 iterations = 800
-# from scratch: a higher rate, and a clip for the first gradients, which LayerNorm multiplies by 1 / sqrt(eps) wherever
-# padding and zero biases make a constant map
+# Training starts from scratch, so the learning rate is higher. The first gradients are clipped: where padding and zero
+# biases make a constant map, LayerNorm multiplies them by 1 / sqrt(eps)
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=40),

@@ -1,11 +1,11 @@
-"""What tests of several backbones need."""
+"""Helpers that the tests of several backbones share."""
 
 import torch
 from torch import Tensor, nn
 
 
 def noisy(module: nn.Module) -> nn.Module:
-    """Move biases, norms and layer scales away from 0 and 1, where errors in them would not show."""
+    """Move biases, norms and layer scales away from 0 and 1, which would hide errors."""
     torch.manual_seed(0)
     for parameter in module.parameters():
         if parameter.dim() == 1:
@@ -14,7 +14,7 @@ def noisy(module: nn.Module) -> nn.Module:
 
 
 def backward(maps: tuple[Tensor, ...]) -> None:
-    """Back-propagate a loss in which every cell of every map weighs differently."""
+    """Back-propagate a loss with a random weight for each value of each map."""
     torch.manual_seed(1)
     sum((m * torch.randn(m.shape)).sum() for m in maps).backward()
 

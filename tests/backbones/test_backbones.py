@@ -1,4 +1,4 @@
-"""What every backbone of the registry promises, as a part of training programs."""
+"""Tests that every registered backbone passes."""
 
 import copy
 import os
@@ -19,15 +19,15 @@ from backbones import UserError
 from backbones.base import STRIDES, Backbone
 from tests.backbones.conftest import backward, distance, noisy
 
-MAMBAOUT = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 96))  # and VMamba's
+PYRAMID = dict(depths=(1, 1, 2, 1), dims=(16, 32, 64, 96))  # for MambaOut and VMamba
 VIT = dict(dim=32, depth=4, heads=2)
-# A backbone's entry: a small configuration for each of its ways to compute. Every test below runs on each.
+# Small configurations of each backbone, one for each kind of block. Every test below runs on all of them.
 SMALL: dict[str, list[dict]] = dict(
-    MambaOut=[dict(arch=MAMBAOUT), dict(arch=MAMBAOUT, ssm=['rows', 'columns_reversed'])],
-    VMamba=[dict(arch=MAMBAOUT | dict(vanilla=True)), dict(arch=MAMBAOUT | dict(ssm_ratio=1.0))],
+    MambaOut=[dict(arch=PYRAMID), dict(arch=PYRAMID, ssm=['rows', 'columns_reversed'])],
+    VMamba=[dict(arch=PYRAMID | dict(vanilla=True)), dict(arch=PYRAMID | dict(ssm_ratio=1.0))],
     ViT=[dict(arch=VIT), dict(arch=VIT, causal=True)],
 )
-STEMS = ('stem.', 'patch_embed.', 'pos_embed')  # beginnings of the names of a stem's parameters
+STEMS = ('stem.', 'patch_embed.', 'pos_embed')  # prefixes of the names of a stem's parameters
 
 
 CASES = [
@@ -39,12 +39,12 @@ CASES = [
 
 @pytest.fixture(params=CASES)
 def build(request) -> Callable[..., Backbone]:
-    """Builds a small backbone as a config does, with further arguments."""
+    """Return a function that builds a small backbone from a config and further arguments."""
     torch.manual_seed(0)
     return lambda **arguments: MODELS.build(request.param | arguments)
 
 
-def test_every_backbone_of_the_registry_is_public_and_tried_here():
+def test_every_registered_backbone_is_public_and_tested_here():
     for module in iter_modules(backbones.__path__, 'backbones.'):
         import_module(module.name)
     ours = {name for name, cls in MODELS.module_dict.items() if cls.__module__.startswith('backbones.')}
@@ -53,7 +53,7 @@ def test_every_backbone_of_the_registry_is_public_and_tried_here():
 
 
 @pytest.mark.parametrize('size', [(1, 1), (31, 33), (64, 97), (5, 224)])
-def test_four_maps_at_strides_4_to_32_for_any_size(build, size):
+def test_images_of_any_size_give_four_maps_at_strides_4_to_32(build, size):
     model = build()
     maps = model(torch.randn(2, 3, *size))
     dims = [norm.weight.numel() for norm in model.out_norms.values()]
@@ -62,13 +62,13 @@ def test_four_maps_at_strides_4_to_32_for_any_size(build, size):
     assert all(m.is_contiguous() and m.isfinite().all() for m in maps)
 
 
-def test_an_images_maps_do_not_depend_on_the_others_of_its_batch(build):
+def test_the_maps_of_an_image_do_not_depend_on_the_rest_of_its_batch(build):
     model, images = noisy(build()), torch.randn(3, 3, 40, 72)
     for together, alone in zip(model(images), model(images[1:2]), strict=True):
         assert distance(together[1:2], alone) < 1e-5
 
 
-def test_output_norm_is_a_layer_norm_over_channels_of_each_map(build):
+def test_the_output_norm_is_a_layer_norm_over_the_channels_of_each_map(build):
     normed = noisy(build()).eval()
     bare = build(out_norm=False).eval()
     bare.load_state_dict({k: v for k, v in normed.state_dict().items() if not k.startswith('out_norms.')})
@@ -80,7 +80,7 @@ def test_output_norm_is_a_layer_norm_over_channels_of_each_map(build):
 
 
 @pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (0, 2), (1,)])
-def test_out_indices_pick_maps_and_leave_no_parameter_without_gradient(build, out_indices):
+def test_out_indices_choose_maps_and_every_parameter_gets_a_gradient(build, out_indices):
     whole, part = noisy(build()), build(out_indices=out_indices)
     part.load_state_dict({k: v for k, v in whole.state_dict().items() if k in part.state_dict()})
     image = torch.randn(1, 3, 64, 64)
@@ -96,16 +96,16 @@ def test_frozen_stages_get_no_gradient_and_no_drop_path(build, frozen):
     names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     if frozen < 1:
         assert names == {name for name in model.state_dict() if frozen == 0 and name.startswith(STEMS)}
-    else:  # what a model needs for the last frozen stage's map, but for what is behind the stage
+    else:  # the model up to the last frozen stage, without its output layers
         needed = build(out_indices=(frozen - 1,), out_norm=False).state_dict()
-        assert names == {name for name in needed if not any(part in name for part in model.unpublished)}
+        assert names == {name for name in needed if not any(key in name for key in model.allowed_missing_keys)}
         images = torch.randn(8, 3, 32, 32)
         assert torch.equal(model(images)[frozen - 1], model(images)[frozen - 1])
     if frozen < 4:
         assert not torch.equal(model(torch.ones(8, 3, 32, 32))[3], model(torch.ones(8, 3, 32, 32))[3])
 
 
-def test_drop_path_grows_from_zero_to_its_rate_and_ends_with_training(build):
+def test_drop_path_grows_from_zero_to_its_rate_and_is_off_in_evaluation(build):
     plain, dropping = noisy(build()).eval(), build(drop_path_rate=0.3).eval()
     dropping.load_state_dict(plain.state_dict())
     rates = [module.drop_prob for module in dropping.modules() if hasattr(module, 'drop_prob')]
@@ -116,22 +116,22 @@ def test_drop_path_grows_from_zero_to_its_rate_and_ends_with_training(build):
         assert torch.equal(a, b)
 
 
-def test_activation_checkpointing_changes_neither_maps_nor_gradients_and_keeps_less(build):
+def test_activation_checkpointing_saves_less_and_changes_no_map_or_gradient(build):
     plain = noisy(build(drop_path_rate=0.5)).train()
     saving = build(drop_path_rate=0.5, with_cp=True).train()
     saving.load_state_dict(plain.state_dict())
     image = torch.randn(4, 3, 64, 64)
-    kept = []
+    saved = []
     for model in (plain, saving):
         tensors = []
-        torch.manual_seed(2)  # the drop path draws the same
+        torch.manual_seed(2)  # for the same drop path in both models
         with saved_tensors_hooks(lambda tensor, tensors=tensors: tensors.append(tensor) or tensor, lambda x: x):
             maps = model(image)
-        kept.append(sum(tensor.numel() for tensor in tensors))
+        saved.append(sum(tensor.numel() for tensor in tensors))
         backward(maps)
     for (name, a), b in zip(plain.named_parameters(), saving.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, msg=name)
-    assert kept[1] < kept[0]
+    assert saved[1] < saved[0]
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
@@ -169,12 +169,12 @@ def test_torch_compile_gives_the_same_maps_and_gradients(build):
 
 
 @pytest.mark.parametrize(
-    'build',  # the first on every run, the others where there is time
+    'build',  # only the first configuration runs by default
     [pytest.param(*c.values, id=c.id, marks=[pytest.mark.full_size] if i else []) for i, c in enumerate(CASES)],
     indirect=True,
 )
-def test_torch_compile_trains_by_one_program_for_all_sizes(build):
-    torch._dynamo.reset()  # a limit counts the programs of earlier tests, too
+def test_torch_compile_trains_on_all_sizes_with_one_program(build):
+    torch._dynamo.reset()  # the recompile limit also counts programs of earlier tests
     model = build()
     model.compile(dynamic=True, backend='aot_eager')
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -186,12 +186,12 @@ def _ddp_worker(rank: int, port: int, models: list[nn.Module], image: Tensor, gr
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
     for model, expected in zip(models, gradients, strict=True):
-        model = copy.deepcopy(model)  # what spawn hands over shares its memory with the other process
+        model = copy.deepcopy(model)  # spawn shares the memory of its arguments between processes
         parallel = DistributedDataParallel(model)
         sum(m.sin().sum() for m in parallel(image[rank : rank + 1])).backward()
         for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
             assert distance(parameter.grad, gradient) < 1e-4, f'{type(model).__name__}: {name}'
-    os._exit(0)  # without tearing gloo and DDP down, whose threads now and then wait for each other for ever
+    os._exit(0)  # skip the teardown of gloo and DDP, which sometimes deadlocks
 
 
 def test_ddp_averages_the_gradients_of_all_parameters(free_port):
@@ -222,6 +222,6 @@ def test_ddp_averages_the_gradients_of_all_parameters(free_port):
         (dict(init_cfg='model.pth'), "must be dict.type='Pretrained', checkpoint='model.pth'"),
     ],
 )
-def test_wrong_arguments_are_answered_with_what_is_right(build, arguments, message):
+def test_wrong_arguments_are_refused_with_advice(build, arguments, message):
     with pytest.raises(UserError, match=f'^{type(build()).__name__}: .*{message}'):
         build(**arguments)

@@ -1,6 +1,6 @@
-"""MambaOut against timm's, and with an SSM against the paper's Mamba block.
+"""MambaOut equals timm's model, and its block with an SSM equals the paper's Mamba block.
 
-What it promises as every backbone does is in ``test_backbones.py``.
+Tests for all backbones are in ``test_backbones.py``.
 """
 
 import pytest
@@ -15,7 +15,7 @@ from tests.backbones.test_s6 import by_hand
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_maps_and_gradients_are_timms(arch):
+def test_maps_and_gradients_equal_timms(arch):
     ours = noisy(MambaOut(arch, out_norm=False))
     timms = timm.create_model(f'mambaout_{arch}', features_only=True)
     to_timm = {
@@ -36,7 +36,7 @@ def test_maps_and_gradients_are_timms(arch):
         assert distance(parameter.grad, gradients[to_timm[name]]) < 1e-4, name
 
 
-def test_drop_path_grows_from_zero_to_its_rate_as_in_timm():
+def test_drop_path_rates_equal_timms():
     rates = [
         getattr(block.drop_path, 'drop_prob', 0.0)
         for stage in MambaOut('tiny', drop_path_rate=0.3).stages
@@ -47,8 +47,8 @@ def test_drop_path_grows_from_zero_to_its_rate_as_in_timm():
     assert rates[0] == 0 and rates[-1] == pytest.approx(0.3)
 
 
-def test_with_an_ssm_a_block_is_mambas():
-    """Paper, Eq. 2 and 3: SSM(act(conv(z))) instead of conv(z), here with a reading from the other end beside it."""
+def test_a_block_with_an_ssm_is_a_mamba_block():
+    """SSM(act(conv(z))) replaces conv(z) (paper, Eq. 2 and 3), here with scans in both directions."""
     torch.manual_seed(0)
     model = MambaOut(dict(depths=(1,), dims=(12,)), out_indices=(0,), ssm=['rows', 'rows_reversed'])
     block, x = noisy(model).double().stages[0].blocks[0], torch.randn(1, 3, 5, 12).double()
@@ -60,7 +60,7 @@ def test_with_an_ssm_a_block_is_mambas():
     torch.testing.assert_close(block(x), expected)
 
 
-def test_an_ssm_adds_its_own_parameters_and_changes_no_other():
+def test_an_ssm_adds_its_own_parameters_and_changes_no_others():
     states = []
     for ssm in (None, [], ['rows']):
         torch.manual_seed(0)
@@ -71,7 +71,7 @@ def test_an_ssm_adds_its_own_parameters_and_changes_no_other():
     assert {name: value.shape for name, value in plain.items()}.items() <= {
         k: v.shape for k, v in mamba.items()
     }.items()
-    assert torch.equal(mamba['stages.1.blocks.0.s6.0.D'], torch.ones(16))  # as Mamba draws it, not as the other layers
+    assert torch.equal(mamba['stages.1.blocks.0.s6.0.D'], torch.ones(16))  # initialised as in Mamba
     assert mamba['stages.1.blocks.0.s6.0.dt_proj.bias'].lt(-2).all()
 
 
@@ -81,17 +81,17 @@ def test_an_ssm_adds_its_own_parameters_and_changes_no_other():
         (dict(arch='mambaout_tiny'), "did you mean 'tiny'"),
         (dict(arch='huge'), 'known: femto, kobe, tiny'),
         (dict(arch=dict(dims=(8, 8))), "needs 'depths'"),
-        (dict(arch=dict(depths=(1,), dims=(8, 8))), 'must name the same stages'),
+        (dict(arch=dict(depths=(1,), dims=(8, 8))), 'must be lists of the same length'),
         (dict(arch=dict(depths=(1,), dims=(8,), act='relu')), 'not one of gelu, silu'),
         (dict(arch=dict(depths=(1,), dims=(8,), conv_ratio=3)), 'at most expansion_ratio'),
         (dict(arch=dict(depths=(1,), dims=(8,), kernel_size=4)), 'odd and positive'),
         (dict(ssm='rows'), "ssm='rows' must be a list of scan orders"),
         (dict(ssm=['rows', 'collumns']), "unknown scan order 'collumns' .did you mean 'columns'"),
-        (dict(ssm=['rows'], gated_cnn='fused'), "gated_cnn='fused' has no SSM"),
-        (dict(gated_cnn=['auto']), 'is none of'),
-        (dict(selective_scan='chunk'), "unknown form='chunk' .did you mean 'chunked'"),
+        (dict(ssm=['rows'], gated_cnn='fused'), "gated_cnn='fused' cannot compute an SSM"),
+        (dict(gated_cnn=['auto']), 'is unknown; known: '),
+        (dict(selective_scan='chunk'), "selective_scan='chunk' is unknown .did you mean 'chunked'"),
     ],
 )
-def test_wrong_arguments_are_answered_with_what_is_right(kwargs, message):
+def test_wrong_arguments_are_refused_with_advice(kwargs, message):
     with pytest.raises(UserError, match=message):
         MambaOut(**kwargs)

@@ -1,4 +1,4 @@
-"""On a GPU, every backbone computes what it computes on a CPU. Skipped where there is no GPU."""
+"""Every backbone gives the same results on a GPU as on a CPU. These tests are skipped without a GPU."""
 
 import copy
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 
 @pytest.fixture(autouse=True)
 def exact_products():
-    """Single precision all through: TF32 would round the inputs of matrix products and convolutions."""
+    """Turn TF32 off, because it rounds the inputs of matrix products and convolutions."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
@@ -23,7 +23,7 @@ def exact_products():
 
 @pytest.mark.parametrize('size', [(64, 96), (33, 50)])
 @pytest.mark.parametrize('cfg', CASES)
-def test_maps_and_gradients_are_those_of_a_cpu(cfg, size):
+def test_maps_and_gradients_equal_those_on_a_cpu(cfg, size):
     torch.manual_seed(0)
     on_cpu = noisy(MODELS.build(cfg)).train()
     on_cuda = copy.deepcopy(on_cpu).cuda()
@@ -39,7 +39,7 @@ def test_maps_and_gradients_are_those_of_a_cpu(cfg, size):
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('cfg', CASES)
-def test_under_autocast_the_maps_stay_close_and_gradients_are_finite(cfg, dtype):
+def test_under_autocast_maps_stay_close_and_gradients_are_finite(cfg, dtype):
     torch.manual_seed(0)
     model = noisy(MODELS.build(cfg)).cuda().train()
     images = torch.randn(2, 3, 64, 96, device='cuda')
@@ -54,7 +54,7 @@ def test_under_autocast_the_maps_stay_close_and_gradients_are_finite(cfg, dtype)
 
 
 @pytest.mark.parametrize('cfg', CASES)
-def test_it_compiles(cfg):
+def test_a_compiled_backbone_gives_the_same_maps(cfg):
     torch.manual_seed(0)
     model = noisy(MODELS.build(cfg)).cuda().eval()
     images = torch.randn(1, 3, 64, 96, device='cuda')
@@ -64,12 +64,12 @@ def test_it_compiles(cfg):
         assert distance(ours, reference) < 1e-4
 
 
-@pytest.mark.parametrize('form', ['eager', 'fused', 'triton'])
-def test_mambaouts_kernels_are_what_runs_where_they_are_named(form):
+@pytest.mark.parametrize('implementation', ['eager', 'fused', 'triton'])
+def test_mambaout_runs_its_triton_kernels_only_when_asked_to(implementation):
     torch.manual_seed(0)
-    model = MODELS.build(dict(type='MambaOut', arch='femto', gated_cnn=form)).cuda()
+    model = MODELS.build(dict(type='MambaOut', arch='femto', gated_cnn=implementation)).cuda()
     with torch.profiler.profile() as profiler:
         model(torch.randn(1, 3, 64, 64, device='cuda'))
         torch.cuda.synchronize()
     names = [event.key for event in profiler.key_averages()]
-    assert any('_gate_kernel' in name for name in names) == (form == 'triton')
+    assert any('_gate_kernel' in name for name in names) == (implementation == 'triton')

@@ -1,4 +1,4 @@
-"""S6 against its definition, cell by cell."""
+"""S6 equals its definition, computed cell by cell."""
 
 import math
 
@@ -12,7 +12,7 @@ from backbones.s6 import S6, MapS6
 
 
 def s6_by_hand(x: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, a_log: Tensor, skip: Tensor) -> Tensor:
-    """Sequence ``(L, D)`` to the same, by the definition: ``h = exp(step A) h + step B u``, ``y = C h + D u``."""
+    """Apply the definition to a sequence ``(L, D)``: ``h = exp(step A) h + step B u``, ``y = C h + D u``."""
     channels, state = a_log.shape
     h, out = x.new_zeros(channels, state), []
     for u in x:
@@ -30,7 +30,7 @@ def by_hand(module: S6, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(('state', 'rank'), [(16, None), (1, 3)])
-def test_s6_is_its_recurrence(state, rank):
+def test_s6_equals_its_recurrence(state, rank):
     torch.manual_seed(0)
     module, x = S6(20, state, rank).double(), torch.randn(2, 33, 20).double()
     torch.nn.init.uniform_(module.D, -1, 1)
@@ -43,18 +43,18 @@ def test_s6_is_its_recurrence(state, rank):
     assert all(p.grad.any() for p in module.parameters())
 
 
-def test_weights_start_as_mambas():
+def test_weights_are_initialised_as_in_mamba():
     torch.manual_seed(0)
     module = S6(1000, 16)
     steps = F.softplus(module.dt_proj.bias)
     assert 1e-3 <= steps.min() < 1.1e-3 and 0.09 < steps.max() <= 0.1
-    assert steps.log().mean().item() == pytest.approx(math.log(1e-2), abs=0.1)  # evenly by their logarithm
+    assert steps.log().mean().item() == pytest.approx(math.log(1e-2), abs=0.1)  # log-uniform
     assert torch.equal(module.D, torch.ones(1000))
     torch.testing.assert_close(module.A_log.exp(), torch.arange(1.0, 17).expand(1000, 16))
     assert 0.99 / 63**0.5 < module.dt_proj.weight.abs().max() <= 1 / 63**0.5
 
 
-def test_maps_are_read_in_each_order_and_the_results_summed():
+def test_the_outputs_of_all_scan_orders_are_summed():
     torch.manual_seed(0)
     module, x = MapS6(6, ('rows', 'columns_reversed'), state=2).double(), torch.randn(1, 3, 5, 6).double()
     rows = by_hand(module[0], x[0].reshape(15, 6)).view(3, 5, 6)

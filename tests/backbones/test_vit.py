@@ -1,4 +1,4 @@
-"""ViT against timm's and plain loops; what it promises as every backbone does is in ``test_backbones.py``."""
+"""ViT equals timm's model and plain loops. Tests for all backbones are in ``test_backbones.py``."""
 
 import math
 
@@ -20,7 +20,7 @@ TINY = dict(dim=16, depth=4, heads=2)
 
 
 def without_class_token(name: str, **arguments: object) -> nn.Module:
-    """timm's model, whose patches attend to patches alone."""
+    """timm's model without a class token."""
     patches = dict(class_token=False, global_pool='avg', fc_norm=False, num_classes=0)
     return timm.create_model(name, **patches, dynamic_img_size=True, dynamic_img_pad=True, **arguments)
 
@@ -34,7 +34,7 @@ def without_class_token(name: str, **arguments: object) -> nn.Module:
         ('base', (97, 160), True),
     ],
 )
-def test_maps_and_gradients_are_of_the_tokens_of_timms(arch, size, causal):
+def test_maps_and_gradients_equal_those_of_timms_tokens(arch, size, causal):
     ours = noisy(ViT(arch, causal, out_norm=False))
     twin = without_class_token(f'vit_{arch}_patch16_224')
     state = {name: value for name, value in ours.state_dict().items() if not name.startswith('rescale.')}
@@ -56,7 +56,7 @@ def test_maps_and_gradients_are_of_the_tokens_of_timms(arch, size, causal):
 
 
 @pytest.mark.parametrize('causal', [False, True])
-def test_a_block_equals_a_loop_over_its_tokens(causal):
+def test_a_block_equals_a_loop_over_tokens(causal):
     heads, height, width, dim = 2, 3, 5, 8
     block = noisy(TransformerBlock(Arch(dim, 4, heads), causal, 0.0)).double()
     cells = torch.randn(1, height, width, dim, dtype=torch.float64)
@@ -76,7 +76,7 @@ def test_a_block_equals_a_loop_over_its_tokens(causal):
 
 
 @pytest.mark.parametrize('causal', [False, True])
-def test_only_causal_attention_keeps_later_patches_from_earlier_ones(causal):
+def test_a_later_patch_changes_earlier_ones_unless_attention_is_causal(causal):
     model = noisy(ViT(TINY, causal, out_indices=(2,))).eval()
     image = torch.randn(1, 3, 48, 64)
     other = image.clone()
@@ -86,7 +86,7 @@ def test_only_causal_attention_keeps_later_patches_from_earlier_ones(causal):
     assert moved.tolist() == [not causal] * 6 + [True] * 6
 
 
-def test_the_sum_that_blocks_add_to_stays_in_fp32_under_autocast():
+def test_the_residual_stream_stays_in_fp32_under_autocast():
     model, sums = ViT(TINY), []
     for block in model.blocks:
         block.register_forward_hook(lambda module, inputs, output: sums.append(output.dtype))
@@ -96,13 +96,13 @@ def test_the_sum_that_blocks_add_to_stays_in_fp32_under_autocast():
 
 
 def enlarge(x: Tensor, convolution: nn.ConvTranspose2d) -> Tensor:
-    """Each cell becomes four, each by a matrix of its own."""
+    """Turn each cell into four, with one matrix for each of them."""
     y = torch.einsum('bchw,cdij->bdhiwj', x, convolution.weight) + convolution.bias.view(-1, 1, 1, 1, 1)
     return y.flatten(4).flatten(2, 3)
 
 
 @pytest.mark.parametrize(('patch_size', 'stride'), [(16, 4), (16, 8), (16, 16), (16, 32), (8, 32), (4, 4)])
-def test_rescaling_enlarges_by_transposed_convolutions_and_shrinks_by_maxima(patch_size, stride):
+def test_rescaling_uses_transposed_convolutions_and_max_pooling(patch_size, stride):
     x = torch.randn(2, 6, 5, 7)
     module = noisy(rescaling(6, patch_size, stride))
     expected = x
@@ -117,12 +117,12 @@ def test_rescaling_enlarges_by_transposed_convolutions_and_shrinks_by_maxima(pat
 
 
 @pytest.mark.parametrize('patch_size', [4, 8, 32])
-def test_other_patches_give_the_same_strides(patch_size):
+def test_other_patch_sizes_give_maps_at_the_same_strides(patch_size):
     maps = ViT(TINY | dict(patch_size=patch_size))(torch.randn(1, 3, 37, 66))
     assert [tuple(m.shape) for m in maps] == [(1, 16, -(-37 // s), -(-66 // s)) for s in STRIDES]
 
 
-def test_nothing_is_kept_for_each_pair_of_4096_patches():
+def test_attention_saves_no_matrix_of_all_pairs_of_patches():
     sizes = []
     with saved_tensors_hooks(lambda tensor: sizes.append(tensor.numel()) or tensor, lambda tensor: tensor):
         ViT(TINY)(torch.randn(1, 3, 1024, 1024))
@@ -138,7 +138,7 @@ def load(path, arch: str = 'small', **arguments: object) -> ViT:
 
 @pytest.mark.parametrize('causal', [False, True])
 @pytest.mark.parametrize('name', ['vit_small_patch16_224', 'deit_small_patch16_224'])
-def test_published_weights_load_but_for_class_token_norm_and_head(name, causal, tmp_path):
+def test_published_weights_load_except_class_token_norm_and_head(name, causal, tmp_path):
     MMLogger.get_instance(f'{name}_{causal}', log_file=str(tmp_path / 'log'))
     published = timm.create_model(name).state_dict()
     safetensors.torch.save_file(published, tmp_path / 'model.safetensors')
@@ -166,7 +166,7 @@ def test_weights_of_another_model_are_refused(name, message, tmp_path):
         load(path)
 
 
-def test_weights_of_ours_are_taken_with_their_rescaling_or_not_at_all(tmp_path):
+def test_our_weights_load_with_all_of_their_rescaling_layers_or_are_refused(tmp_path):
     model = noisy(ViT(TINY))
     state = {f'backbone.{name}': value for name, value in model.state_dict().items()}
     torch.save(dict(state_dict=state | {'neck.weight': torch.ones(1)}, meta={}), path := tmp_path / 'detector.pth')
@@ -184,11 +184,11 @@ def test_weights_of_ours_are_taken_with_their_rescaling_or_not_at_all(tmp_path):
         (dict(arch='vit_small'), "did you mean 'small'"),
         (dict(arch=dict(dim=16, depth=4)), "needs 'heads'"),
         (dict(arch=dict(dim=16, depth=4, heads=3)), 'dim=16 must be a multiple of heads=3'),
-        (dict(arch=dict(dim=16, depth=3, heads=2)), 'depth=3 must be 4 at least'),
+        (dict(arch=dict(dim=16, depth=3, heads=2)), 'depth=3 must be at least 4'),
         (dict(arch=TINY | dict(patch_size=0)), 'patch_size=0.* has a number below 1'),
         (dict(arch=TINY | dict(patch_size=14)), 'patch_size=14 must be one of 4, 8, 16, 32'),
     ],
 )
-def test_wrong_arguments_are_answered_with_what_is_right(arguments, message):
+def test_wrong_arguments_are_refused_with_advice(arguments, message):
     with pytest.raises(UserError, match=message):
         ViT(**arguments)

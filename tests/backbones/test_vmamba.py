@@ -1,4 +1,4 @@
-"""VMamba against a plain reading of the official weights."""
+"""VMamba equals a plain implementation with the official weights."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ from backbones import UserError, VMamba
 from backbones.vmamba import ARCHS, our_names
 from tests.backbones.test_s6 import s6_by_hand
 
-SIZES = dict(  # depths, channels, state, ratio: official repository, classification/configs/vssm and vmamba.py
+SIZES = dict(  # depths, channels, state, ratio from the official repository, classification/configs/vssm and vmamba.py
     tiny=((2, 2, 9, 2), 96, 16, 2),
     small=((2, 2, 27, 2), 96, 16, 2),
     base=((2, 2, 27, 2), 128, 16, 2),
@@ -22,7 +22,7 @@ SIZES = dict(  # depths, channels, state, ratio: official repository, classifica
     small_s2l15=((2, 2, 15, 2), 96, 1, 2),
     base_s2l15=((2, 2, 15, 2), 128, 1, 2),
 )
-VANILLA = ((1, 2), 20, 16, 2)  # depths as above, small enough to be computed cell by cell
+VANILLA = ((1, 2), 20, 16, 2)  # in the same order, small enough to be computed cell by cell
 LATER = ((1, 2), 20, 1, 2)
 
 
@@ -84,15 +84,17 @@ def official_shapes(
 
 
 def official_weights(*size: object, detector: bool = False) -> dict[str, Tensor]:
-    """Such weights, random."""
+    """Random weights with the official names and shapes."""
     torch.manual_seed(0)
     shapes = official_shapes(*size, detector)
     weights = {name: torch.randn(shape) / math.prod(shape[1:]) ** 0.5 for name, shape in shapes.items()}
-    return {k: v - 3 if k.endswith('dt_projs_bias') else v for k, v in weights.items()}  # steps that remember
+    return {
+        k: v - 3 if k.endswith('dt_projs_bias') else v for k, v in weights.items()
+    }  # small steps, so that states last
 
 
 def maps_by_hand(state: dict[str, Tensor], image: Tensor) -> list[Tensor]:
-    """The detector's maps of one image ``(3, H, W)``, from its official weights, by the definition."""
+    """Compute a detector's maps of one image ``(3, H, W)`` from its official weights, by the definition."""
     state = {k: v.double() for k, v in state.items()}
     vanilla = 'patch_embed.5.weight' not in state
 
@@ -161,7 +163,7 @@ def small(size: tuple, **arguments: object) -> VMamba:
 
 
 @pytest.mark.parametrize('size', [VANILLA, LATER], ids=['vanilla', 'later'])
-def test_maps_are_those_of_the_definition_with_the_official_weights(size, tmp_path):
+def test_maps_equal_the_definition_with_official_weights(size, tmp_path):
     weights = official_weights(*size, detector=True)
     content = dict(state_dict={f'backbone.{k}': v for k, v in weights.items()} | {'neck.weight': torch.ones(1)})
     torch.save(content, path := tmp_path / 'detector.pth')
@@ -173,7 +175,7 @@ def test_maps_are_those_of_the_definition_with_the_official_weights(size, tmp_pa
 
 
 @pytest.mark.parametrize('name', ARCHS)
-def test_official_names_and_shapes_are_those_of_every_size(name):
+def test_official_weights_of_every_size_have_our_names_and_shapes_after_conversion(name):
     with torch.device('meta'):
         official = {k: torch.empty(shape) for k, shape in official_shapes(*SIZES[name]).items()}
         own = VMamba(name, out_norm=False).state_dict()
@@ -184,7 +186,7 @@ def test_official_names_and_shapes_are_those_of_every_size(name):
 
 
 def first_release(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the names that vanilla weights were first released with."""
+    """The same weights under the names of the first release of the vanilla family."""
     renamed = {}
     for key, value in weights.items():
         for new, old in (
@@ -199,26 +201,26 @@ def first_release(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def as_convolutions(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same with those linear layers as 1x1 convolutions that are layers of a channels-first model."""
+    """The same weights with some linear layers as 1x1 convolutions, as in a channels-first model."""
     linear = ('in_proj.weight', 'out_proj.weight', 'fc1.weight', 'fc2.weight')
     return {k: v[..., None, None] if k.endswith(linear) else v for k, v in weights.items()}
 
 
 @pytest.mark.parametrize(('size', 'older'), [(VANILLA, first_release), (LATER, as_convolutions)])
-def test_classifiers_load_whole_in_their_older_form_too(size, older, tmp_path):
+def test_classifiers_of_older_releases_load_completely(size, older, tmp_path):
     weights, models = official_weights(*size), []
-    for form in (weights, older(weights)):
-        torch.save(dict(model=form), path := tmp_path / 'classifier.pth')
+    for release in (weights, older(weights)):
+        torch.save(dict(model=release), path := tmp_path / 'classifier.pth')
         models.append(small(size, init_cfg=dict(type='Pretrained', checkpoint=str(path))))
         models[-1].init_weights()
     new, old = (model.state_dict() for model in models)
     assert set(older(weights)) != set(weights) or older is as_convolutions
     for key, value in new.items():
         assert torch.equal(old[key], value), key
-        assert not key.startswith('out_norms') or value.eq(key.endswith('weight')).all()  # kept as they start
+        assert not key.startswith('out_norms') or value.eq(key.endswith('weight')).all()  # not in the weights
 
 
-def test_our_own_names_stay():
+def test_our_own_names_stay_as_they_are():
     state = small(LATER).state_dict()
     assert our_names(state) == state
 
@@ -238,7 +240,7 @@ def test_one_wrong_tensor_is_refused_by_name(tmp_path, change, message):
         small(LATER, init_cfg=dict(type='Pretrained', checkpoint=str(path))).init_weights()
 
 
-def test_the_last_patches_of_the_vanilla_family_are_completed_with_zeros():
+def test_zeros_complete_the_last_patches_of_the_vanilla_family():
     model, image = small(VANILLA), torch.randn(1, 3, 18, 23)
     whole = F.pad(image, (0, 1, 0, 2))
     for a, b in zip(model(image), model(whole), strict=True):
@@ -250,36 +252,36 @@ def test_the_last_patches_of_the_vanilla_family_are_completed_with_zeros():
     [
         ('vmamba_tiny', "did you mean 'tiny'"),
         ('tiny_s1l9', "did you mean 'tiny_s1l8'"),
-        (dict(depths=(1,), dims=(8, 16)), 'must name the same stages'),
-        (dict(depths=(0, 1), dims=(8, 16)), 'must name the same stages'),
+        (dict(depths=(1,), dims=(8, 16)), 'must be lists of the same length'),
+        (dict(depths=(0, 1), dims=(8, 16)), 'must be lists of the same length'),
         (dict(depths=(1, 1), dims=(8, 16), ssm_ratio='2'), "ssm_ratio='2' in arch must be of type float"),
         (dict(depths=(1, 1), dims=(8, 16), vanilla='no'), "vanilla='no' in arch must be of type bool"),
-        (dict(depths=1, dims=8), 'depths=1 and dims=8 must name the same stages'),
-        (dict(depths='12', dims=(8, 16)), "depths='12' and dims=.8, 16. must name the same stages"),
+        (dict(depths=1, dims=8), 'depths=1 and dims=8 must be lists of the same length'),
+        (dict(depths='12', dims=(8, 16)), "depths='12' and dims=.8, 16. must be lists of the same length"),
         (dict(depths=(1,), dims=(8,), ssm_ratio=0.1), 'leaves no channel'),
     ],
 )
-def test_wrong_sizes_are_answered_with_what_is_right(arch, message):
+def test_wrong_sizes_are_refused_with_advice(arch, message):
     with pytest.raises(UserError, match=message):
         VMamba(arch)
 
 
-def test_a_form_of_the_scan_that_does_not_exist_is_answered():
-    with pytest.raises(UserError, match="selective_scan: unknown form='chunk' .did you mean 'chunked'"):
+def test_an_unknown_implementation_of_the_scan_is_refused():
+    with pytest.raises(UserError, match="selective_scan='chunk' is unknown .did you mean 'chunked'"):
         VMamba('tiny', selective_scan='chunk')
 
 
-def test_every_form_of_the_scan_is_one_function():
+def test_implementations_of_the_scan_give_the_same_maps():
     size = dict(depths=(1, 1), dims=(8, 16))
-    model, reference = (VMamba(size, out_indices=(0, 1), selective_scan=form) for form in ('chunked', 'reference'))
+    model, reference = (VMamba(size, out_indices=(0, 1), selective_scan=name) for name in ('chunked', 'reference'))
     reference.load_state_dict(model.state_dict())
     image = torch.randn(1, 3, 40, 24)
     for a, b in zip(model(image), reference(image), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_the_settings_in_an_official_file_are_left_out(tmp_path, monkeypatch):
-    """They are yacs' CfgNode, which is a dict with a few attributes; yacs need not be there."""
+def test_an_official_file_with_settings_loads_without_yacs(tmp_path, monkeypatch):
+    """The settings are a CfgNode of yacs, a dict with a few attributes."""
     module = types.ModuleType('yacs.config')
     module.CfgNode = type('CfgNode', (dict,), dict(__module__='yacs.config'))
     settings = module.CfgNode(MODEL=module.CfgNode(NAME='vssm'))

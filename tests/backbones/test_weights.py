@@ -1,4 +1,4 @@
-"""Published weights load whole, under either naming, or are refused with the name of the key at fault."""
+"""Published weights load completely under either naming, or are refused with the name of the wrong key."""
 
 import hashlib
 from functools import partial
@@ -21,7 +21,7 @@ from backbones.weights import SHA256, load_pretrained, read_checkpoint
 
 @pytest.fixture(scope='module')
 def published() -> dict[str, torch.Tensor]:
-    """A femto model's weights in timm's naming, classifier included."""
+    """Weights of the size femto with timm's names, including the classifier."""
     torch.manual_seed(0)
     return timm.create_model('mambaout_femto').state_dict()
 
@@ -29,11 +29,11 @@ def published() -> dict[str, torch.Tensor]:
 def authors_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The same weights under the names of the authors' release."""
 
-    def rename(key: str) -> str:
-        part, *rest = key.split('.')
-        if part == 'stem':
+    def authors_name(key: str) -> str:
+        first, *rest = key.split('.')
+        if first == 'stem':
             return '.'.join(['downsample_layers', '0', *rest])
-        if part == 'stages':
+        if first == 'stages':
             stage, kind, *rest = rest
             return '.'.join(['downsample_layers' if kind == 'downsample' else 'stages', stage, *rest])
         rest = '.'.join(rest)
@@ -47,7 +47,7 @@ def authors_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 return authors + rest.removeprefix(timms)
         raise AssertionError(key)
 
-    return {rename(k): v for k, v in state.items()}
+    return {authors_name(k): v for k, v in state.items()}
 
 
 def load(path) -> MambaOut:
@@ -57,7 +57,7 @@ def load(path) -> MambaOut:
 
 
 def assert_features_and_logits_are_timms(twin: nn.Module, arch: str, checkpoint: str) -> None:
-    """A backbone and a classifier with the weights of ``checkpoint`` compute what ``twin`` does."""
+    """Check that a backbone and a classifier with the weights of ``checkpoint`` give the results of ``twin``."""
     init_cfg = dict(type='Pretrained', checkpoint=checkpoint)
     image = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -73,7 +73,7 @@ def assert_features_and_logits_are_timms(twin: nn.Module, arch: str, checkpoint:
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_weights_in_the_authors_names_give_timms_features_and_logits(arch, tmp_path):
+def test_weights_with_the_authors_names_give_timms_features_and_logits(arch, tmp_path):
     twin = timm.create_model(f'mambaout_{arch}')
     torch.save(dict(model=authors_names(twin.state_dict())), path := tmp_path / f'mambaout_{arch}.pth')
     assert_features_and_logits_are_timms(twin, arch, str(path))
@@ -81,7 +81,7 @@ def test_weights_in_the_authors_names_give_timms_features_and_logits(arch, tmp_p
 
 
 def fill_hub_cache(cache: Path, repository: str, state: dict[str, torch.Tensor], revision: str) -> Path:
-    """Put weights where a download by the hub's client puts them; returns the file that holds them."""
+    """Put weights where the hub's client puts a download, and return their file."""
     folder = cache / f'models--{repository.replace("/", "--")}'
     for name in ('blobs', 'refs', f'snapshots/{revision}'):
         (folder / name).mkdir(parents=True)
@@ -95,15 +95,15 @@ def fill_hub_cache(cache: Path, repository: str, state: dict[str, torch.Tensor],
 
 @pytest.fixture
 def hub_cache(tmp_path, monkeypatch) -> Path:
-    """The only place where the hub's client finds anything: an empty cache, without a network."""
+    """An empty cache for the hub's client, which gets no network."""
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path))
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     return tmp_path
 
 
 @pytest.mark.parametrize('tag', timm.list_pretrained('mambaout*'))
-def test_every_published_tag_loads_from_a_filled_hub_cache(tag, hub_cache, monkeypatch):
-    monkeypatch.setattr('backbones.weights.SHA256', {})  # the real files'; these weights are random
+def test_every_published_tag_loads_from_the_hubs_cache(tag, hub_cache, monkeypatch):
+    monkeypatch.setattr('backbones.weights.SHA256', {})  # the hashes of the real files; these weights are random
     twin = timm.create_model(tag)
     blob = fill_hub_cache(hub_cache, f'timm/{tag}', twin.state_dict(), revision='ab' * 20)
     arch = tag.split('.')[0].removeprefix('mambaout_')
@@ -111,23 +111,25 @@ def test_every_published_tag_loads_from_a_filled_hub_cache(tag, hub_cache, monke
     blob.unlink()
 
 
-def test_a_revision_is_taken_by_its_name(published, hub_cache):
+def test_a_revision_is_loaded_by_its_name(published, hub_cache):
     fill_hub_cache(hub_cache, 'someone/mine', published, revision='cd' * 20)
     load(f'hf-hub:someone/mine@{"cd" * 20}')
-    with pytest.raises(UserError, match=f'Fetch model.safetensors of someone/mine@{"ef" * 20}'):
+    with pytest.raises(UserError, match=f'Download model.safetensors of someone/mine@{"ef" * 20}'):
         load(f'hf-hub:someone/mine@{"ef" * 20}')
 
 
-def test_a_file_of_the_hub_must_have_its_hash(published, hub_cache):
+def test_a_file_from_the_hub_must_match_its_hash(published, hub_cache):
     blob = fill_hub_cache(hub_cache, 'someone/mine', published, revision='cd' * 20)
     content = bytearray(blob.read_bytes())
     content[-1] ^= 1
     blob.write_bytes(content)
-    with pytest.raises(UserError, match=f'{blob.name} is damaged or not the file .* should begin with {blob.name}'):
+    with pytest.raises(
+        UserError, match=f'{blob.name} is damaged or not the requested file.* should begin with {blob.name}'
+    ):
         load('hf-hub:someone/mine')
 
 
-def test_known_weights_of_the_hub_are_known_by_their_hash(published, hub_cache):
+def test_weights_with_a_known_hash_must_match_it(published, hub_cache):
     name = next(name for name in SHA256 if '@' in name)
     repository, revision = name.split('@')
     fill_hub_cache(hub_cache, repository, published, revision)
@@ -137,7 +139,7 @@ def test_known_weights_of_the_hub_are_known_by_their_hash(published, hub_cache):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """The address under which a folder, `tmp_path/remote`, is served; downloads go to an empty cache."""
+    """The address of a server for the folder ``tmp_path/remote``; downloads go to an empty cache."""
     (tmp_path / 'remote').mkdir()
     monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path / 'cache'))
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'remote')
@@ -149,15 +151,17 @@ def server(tmp_path, monkeypatch):
 
 def test_a_release_is_downloaded_once(published, server, tmp_path):
     torch.save(dict(model=authors_names(published)), path := tmp_path / 'remote/mambaout_femto.pth')
-    for _ in range(2):  # the second time, the server has it no more
+    for _ in range(2):  # the second time, it is no longer on the server
         assert torch.equal(load(f'{server}/mambaout_femto.pth').stem.conv1.weight, published['stem.conv1.weight'])
         path.unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r'cannot download .*Fetch http\S+mambaout_kobe.pth where there is a network'):
+    with pytest.raises(
+        UserError, match=r'cannot download .*Download http\S+mambaout_kobe.pth on a machine with a network'
+    ):
         load(f'{server}/mambaout_kobe.pth')
 
 
 @pytest.mark.parametrize('arch', ARCHS)
-def test_renaming_there_and_back_changes_nothing(arch):
+def test_renaming_to_the_authors_names_and_back_changes_nothing(arch):
     with torch.device('meta'):
         state = MambaOutClassifier(arch).state_dict()
     there = names_of_the_authors(state)
@@ -165,12 +169,12 @@ def test_renaming_there_and_back_changes_nothing(arch):
     assert list(our_names(there)) == list(state)
 
 
-def test_a_folder_with_weights_is_taken(published, tmp_path):
+def test_a_folder_with_weights_loads(published, tmp_path):
     safetensors.torch.save_file(published, tmp_path / 'model.safetensors')
     assert torch.equal(load(tmp_path).stem.conv1.weight, published['stem.conv1.weight'])
 
 
-def test_a_list_of_initialisers_is_as_strict(published, tmp_path):
+def test_a_list_of_initialisers_loads_weights_as_strictly(published, tmp_path):
     state = {k: v for k, v in published.items() if not k.startswith('stages.0.')}
     torch.save(state, path := tmp_path / 'model.pth')
     steps = [dict(type='Constant', layer='LayerNorm', val=3), dict(type='Pretrained', checkpoint=str(path))]
@@ -181,17 +185,17 @@ def test_a_list_of_initialisers_is_as_strict(published, tmp_path):
     assert model.out_norms['0'].weight.eq(3).all() and model.stem.norm1.weight.eq(1).all()
 
 
-def test_some_output_norms_are_all_or_none(published, tmp_path):
+def test_weights_hold_all_output_norms_or_none(published, tmp_path):
     ours = dict(published) | {k: v for k, v in MambaOut('femto').state_dict().items() if k.startswith('out_norms.')}
     torch.save({k: v for k, v in ours.items() if k != 'out_norms.2.weight'}, path := tmp_path / 'model.pth')
     with pytest.raises(UserError, match='missing out_norms.2.weight'):
         load(path)
     torch.save(ours, path)
     init_cfg = dict(type='Pretrained', checkpoint=str(path))
-    MambaOut('femto', out_indices=(1, 2), init_cfg=init_cfg).init_weights()  # without those that it does not build
+    MambaOut('femto', out_indices=(1, 2), init_cfg=init_cfg).init_weights()  # which has no norms 0 and 3
 
 
-def test_published_weights_load_around_an_ssm_which_is_all_or_none(published, tmp_path):
+def test_published_weights_load_into_a_model_with_an_ssm_and_a_partial_ssm_is_refused(published, tmp_path):
     MMLogger.get_instance('test_ssm', log_file=str(tmp_path / 'log'))
     torch.save(published, path := tmp_path / 'model.pth')
     model = MambaOut('femto', ssm=['rows'], init_cfg=dict(type='Pretrained', checkpoint=str(path)))
@@ -210,13 +214,13 @@ def test_published_weights_load_around_an_ssm_which_is_all_or_none(published, tm
 
 
 def load_error(model: MambaOut, path: Path) -> str:
-    """What is wrong with the weights in a file."""
+    """The end of the message that refuses the weights in a file."""
     with pytest.raises(UserError) as caught:
         load_pretrained(model, str(path))
     return str(caught.value).split('do not fit the model: ')[1]
 
 
-def test_the_backbone_of_a_whole_detector_is_taken_with_its_output_norms(published, tmp_path):
+def test_the_backbone_of_a_detector_loads_with_its_output_norms(published, tmp_path):
     ours = {f'backbone.{k}': v for k, v in published.items() if not k.startswith('head.')}
     for i, dim in enumerate((48, 96, 192, 288)):
         ours |= {f'backbone.out_norms.{i}.{name}': torch.full((dim,), 2.0) for name in ('weight', 'bias')}
@@ -226,7 +230,7 @@ def test_the_backbone_of_a_whole_detector_is_taken_with_its_output_norms(publish
     assert all(torch.equal(v, ours[f'backbone.{k}']) for k, v in state.items())
 
 
-def test_the_log_says_what_was_loaded_and_what_was_not(published, tmp_path):
+def test_the_log_lists_what_was_loaded_and_what_was_not(published, tmp_path):
     MMLogger.get_instance('test_weights', log_file=str(tmp_path / 'log'))
     torch.save(published, path := tmp_path / 'model.pth')
     load(path)
@@ -234,11 +238,13 @@ def test_the_log_says_what_was_loaded_and_what_was_not(published, tmp_path):
     assert str(path) in said and 'initialised: out_norms.*' in said and 'not used: head.*' in said
 
 
-def test_the_log_says_which_revision_an_unpinned_repository_has(published, hub_cache, tmp_path):
+def test_the_log_names_the_revision_of_an_unpinned_repository(published, hub_cache, tmp_path):
     MMLogger.get_instance('test_revision', log_file=str(tmp_path / 'log'))
     fill_hub_cache(hub_cache, 'someone/mine', published, revision='cd' * 20)
     load('hf-hub:someone/mine')
-    assert f'hf-hub:someone/mine is revision {"cd" * 20} today: @{"cd" * 20} pins it' in (tmp_path / 'log').read_text()
+    revision = 'cd' * 20
+    expected = f'hf-hub:someone/mine is revision {revision} today; append @{revision} to pin it'
+    assert expected in (tmp_path / 'log').read_text()
 
 
 @pytest.mark.parametrize(
@@ -270,15 +276,15 @@ def test_weights_of_another_size_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
-@pytest.mark.parametrize('part', [0.0, 0.5, 0.99])
-def test_a_truncated_file_is_named_as_damaged(published, tmp_path, suffix, part):
+@pytest.mark.parametrize('share', [0.0, 0.5, 0.99])
+def test_a_truncated_file_is_reported_as_damaged(published, tmp_path, suffix, share):
     path = tmp_path / f'model{suffix}'
     safetensors.torch.save_file(published, path) if suffix == '.safetensors' else torch.save(published, path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * part)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(UserError, match=f'{path} .* is damaged, cut off or no checkpoint'):
         read_checkpoint(path)
 
 
-def test_weights_that_cannot_be_downloaded_say_what_to_do(hub_cache):
+def test_a_failed_download_says_what_to_do(hub_cache):
     with pytest.raises(UserError, match=r'cannot download .*init_cfg.checkpoint=.*init_cfg=None'):
         load('hf-hub:timm/mambaout_femto.in1k')

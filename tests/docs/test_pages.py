@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +15,16 @@ from mmengine.registry import MODELS, init_default_scope
 
 from tests.conftest import DETECTION, ROOT, SEGMENTATION
 
+PROJECTS = sorted(ROOT.glob('projects/*/README.md'))
 
-def blocks(page: str, language: str) -> list[str]:
-    """The blocks of code of a page in ``docs/``."""
+
+def blocks(page: str | Path, language: str) -> list[str]:
+    """The blocks of code of a page, by its name in ``docs/`` or by its absolute path."""
     return re.findall(rf'```{language}\n(.*?)```', (ROOT / 'docs' / page).read_text(), re.DOTALL)
 
 
 def commands(page: str) -> list[list[str]]:
-    """The words of each command of a page that runs a program of ``tools/``; ``tools/`` itself is left out."""
+    """The words of each command of a page that runs a program of ``tools/``, from the program's name on."""
     lines = '\n'.join(blocks(page, 'bash')).replace('\\\n', ' ').splitlines()
     matches = (re.search(r'(?:^|\s)tools/(\w+\.(?:py|sh)(?: .*)?)$', line) for line in lines)
     return [shlex.split(match[1]) for match in matches if match]
@@ -30,7 +33,7 @@ def commands(page: str) -> list[list[str]]:
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """An empty folder that has the programs and the configs of this one."""
-    for name in ('configs', 'tools'):
+    for name in ('configs', 'projects', 'tools'):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
 
@@ -61,11 +64,21 @@ def on_one_process(program: str, *arguments: str) -> list[str]:
 @pytest.mark.parametrize(
     'words', [c for page in ('training.md', 'models.md') for c in commands(page) if c[0] != 'soak.py'], ids=' '.join
 )
-def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, tool):
+def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, tool, monkeypatch):
     """Its arguments, config and options are right; this machine need have neither."""
+    monkeypatch.setenv('VMAMBA_SIZE', 'small')  # models.md writes it before the programs
     done = tool(*on_one_process(*words), cwd=checkout)
     assert done.returncode == 1
     assert re.match(r'error: (annotation file|img_path) .* is not there', done.stdout.splitlines()[-1]), done.stdout
+
+
+def test_the_readmes_example_trains_the_backbone_and_gives_maps_of_the_shapes_in_its_comment():
+    (text,) = blocks(ROOT / 'README.md', 'python')
+    names: dict[str, Any] = {}
+    exec(text, names)
+    shapes = re.search(r'^maps = .*# (.*)$', text, re.M)[1]
+    assert ', '.join(str(tuple(m.shape)) for m in names['maps']) == shapes
+    assert all(parameter.grad.isfinite().all() for parameter in names['backbone'].parameters())
 
 
 @pytest.mark.parametrize(
@@ -112,7 +125,36 @@ def test_what_is_said_of_long_sequences_is_what_the_program_says(checkout, tool)
 
 
 def test_the_probes_tables_are_those_of_its_run():
-    assert (ROOT / 'benchmarks/results/probe.md').read_text() in (ROOT / 'docs/hypotheses.md').read_text()
+    project = ROOT / 'projects/long_range_probe'
+    assert (project / 'results/probe.md').read_text() in (project / 'README.md').read_text()
+
+
+@pytest.mark.parametrize('page', PROJECTS, ids=lambda page: page.parent.name)
+def test_a_projects_page_names_programs_and_configs_that_exist(page):
+    words = [word for text in blocks(page, 'bash') for word in text.split()]
+    named = [word for word in words if word.startswith(('configs/', 'projects/', 'tools/'))]
+    assert len(named) > 0 and all((ROOT / word).is_file() for word in named)
+
+
+@pytest.mark.full_size
+def test_the_probes_commands_run_as_they_are_typed_but_for_their_length(checkout, tool):
+    length = [
+        'train_cfg.max_iters=2',
+        'param_scheduler.0.end=1',
+        'param_scheduler.1.begin=1',
+        'param_scheduler.1.end=2',
+    ]
+    short = {
+        'probe.py': ['--models', 'vit', '--seeds', 0, '--images', 8, '--iterations', 10],
+        'cues.py': ['--images', 8],
+        'train.py': ['--cfg-options', *length, 'default_hooks.checkpoint.interval=2'],
+    }
+    for text in blocks(ROOT / 'projects/long_range_probe/README.md', 'bash'):
+        for line in text.splitlines():
+            program, *arguments = line.removeprefix('python ').split()
+            done = tool(ROOT / program, *arguments, *short[Path(program).name], cwd=checkout)
+            assert done.returncode == 0, (line, done.stdout[-2000:])
+    assert (checkout / 'probe/probe.md').is_file() and (checkout / 'work_dirs/vit/iter_2.pth').is_file()
 
 
 def test_every_message_that_is_quoted_is_asserted_by_a_test():
@@ -125,7 +167,7 @@ def test_every_message_that_is_quoted_is_asserted_by_a_test():
 
 
 def test_every_link_leads_somewhere():
-    for page in [ROOT / 'README.md', ROOT / 'SECURITY.md', *(ROOT / 'docs').glob('*.md')]:
+    for page in [*ROOT.glob('*.md'), *ROOT.glob('docs/*.md'), *PROJECTS]:
         for link in re.findall(r'\]\(([^)]+)\)', page.read_text()):
             place, _, anchor = link.partition('#')
             if '://' in place:

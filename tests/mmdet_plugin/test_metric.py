@@ -1,4 +1,4 @@
-"""COCO's scores: pycocotools' to the last bit, whoever counts them."""
+"""COCO's scores equal those of pycocotools to the last bit, with either backend."""
 
 import json
 import sys
@@ -15,10 +15,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbones import UserError
-from mmdet_plugin.metric import BACKENDS, CocoMetric, FastCOCOeval, FastCocoMetric, evaluator
+from mmdet_plugin.metric import BACKENDS, CocoMetric, FastCOCOeval, FastCocoMetric, coco_metric, evaluator
 from tests.conftest import DETECTION, FOLDERS
 
-# all that mmdet names, in pycocotools' order
+# all names that mmdet has, in the order of pycocotools
 NAMES = 'mAP mAP_50 mAP_75 mAP_s mAP_m mAP_l AR@100 AR@300 AR@1000 AR_s@1000 AR_m@1000 AR_l@1000'.split()
 
 
@@ -40,7 +40,7 @@ def file(request, mini_data, tmp_path_factory) -> Path:
 
 
 def detect(file: Path) -> list[dict]:
-    """Detections in COCO's format, near objects and anywhere, many of equal scores; of 8 images one has 0, one 130."""
+    """Detections in COCO's format, some near objects, many with equal scores; of 8 images one has none, one has 130."""
     truth, rng, results = COCO(str(file)), np.random.default_rng(0), []
     for number, (id_, image) in enumerate(truth.imgs.items()):
         marks, size = truth.imgToAnns[id_], (image['height'], image['width'])
@@ -60,7 +60,7 @@ def detect(file: Path) -> list[dict]:
 
 
 def evaluate(cls, file: Path, results: list[dict], kind: str, **params):
-    """A finished evaluation, with the numbers of detections of mmdet."""
+    """Run an evaluation with mmdet's limits of detections in an image."""
     truth = COCO(str(file))
     other = dict(bbox='segmentation', segm='bbox')[kind]
     found = truth.loadRes([{key: value for key, value in result.items() if key != other} for result in results])
@@ -74,7 +74,7 @@ def evaluate(cls, file: Path, results: list[dict], kind: str, **params):
 
 @pytest.mark.parametrize('use_cats', [1, 0])
 @pytest.mark.parametrize('kind', ['bbox', 'segm'])
-def test_every_number_is_pycocotools_to_the_last_bit(file, kind, use_cats):
+def test_every_number_equals_that_of_pycocotools_to_the_last_bit(file, kind, use_cats):
     results = detect(file)
     theirs, ours = (evaluate(cls, file, results, kind, useCats=use_cats) for cls in (COCOeval, evaluator))
     assert isinstance(ours, FastCOCOeval)
@@ -84,7 +84,7 @@ def test_every_number_is_pycocotools_to_the_last_bit(file, kind, use_cats):
     assert np.array_equal(ours.params.recThrs, theirs.params.recThrs)
 
 
-def test_some_categories_and_images_are_scored_alone(file):
+def test_a_part_of_the_categories_and_images_can_be_scored(file):
     truth, results = COCO(str(file)), detect(file)
     some = dict(catIds=truth.getCatIds()[::-2], imgIds=truth.getImgIds()[1::2])
     theirs, ours = (evaluate(cls, file, results, 'bbox', **some) for cls in (COCOeval, evaluator))
@@ -92,7 +92,7 @@ def test_some_categories_and_images_are_scored_alone(file):
 
 
 def write(path: Path, ids: list, categories: int) -> list[dict]:
-    """Write an annotation file with an object and a crowd of each category in each image; returns the objects found."""
+    """Write an annotation file with an object and a crowd of each category in each image; return detections."""
     marks = [dict(image_id=i, category_id=k, bbox=[8 * k, 8, 6, 9]) for i in ids for k in range(1, categories + 1)]
     crowds = [mark | dict(bbox=[0, 100, 99, 99], iscrowd=1) for mark in marks]
     content = dict(
@@ -104,7 +104,7 @@ def write(path: Path, ids: list, categories: int) -> list[dict]:
     return [mark | dict(score=0.5) for mark in marks]
 
 
-def test_an_average_between_two_thousandths_is_rounded_alike(tmp_path):
+def test_an_average_between_two_thousandths_is_rounded_like_that_of_pycocotools(tmp_path):
     results = write(tmp_path / 'truth.json', [1], categories=16)[:3]
     theirs, ours = (evaluate(cls, tmp_path / 'truth.json', results, 'bbox') for cls in (COCOeval, evaluator))
     assert theirs.stats[0] < 3 / 16 and ours.stats[0] == theirs.stats[0]  # 0.187, where 3 / 16 is 0.188
@@ -112,14 +112,14 @@ def test_an_average_between_two_thousandths_is_rounded_alike(tmp_path):
 
 
 @pytest.mark.parametrize('ids', [['a', 'b'], [2**53, 2**53 + 1]])
-def test_images_have_ids_that_no_float_holds(tmp_path, ids):
+def test_image_ids_may_be_strings_or_integers_that_no_float_holds(tmp_path, ids):
     results = write(tmp_path / 'truth.json', ids, categories=2)[:3]
     theirs, ours = (evaluate(cls, tmp_path / 'truth.json', results, 'bbox') for cls in (COCOeval, evaluator))
     assert 0.7 < theirs.stats[0] < 0.8 and (ours.stats == theirs.stats).all()
 
 
 def score(file: Path, results: list[dict], **arguments) -> dict[str, float]:
-    """What the metric of the configs says of detections."""
+    """Score detections with the metric of the configs."""
     cfg = Config.fromfile(DETECTION).val_evaluator
     metric = METRICS.build(dict(cfg, _scope_='mmdet', ann_file=str(file), **arguments))
     truth, by_image = COCO(str(file)), defaultdict(list)
@@ -141,26 +141,32 @@ def score(file: Path, results: list[dict], **arguments) -> dict[str, float]:
 
 
 def shared() -> list[dict]:
-    """What whoever else counts in this process uses."""
+    """What other metrics in this process use, too."""
     modules = {name: id(module) for name, module in sys.modules.items() if 'coco' in name}
-    return [
-        modules,
-        *(dict(names) for names in (CocoMetric.compute_metrics.__globals__, vars(CocoMetric), vars(COCOeval))),
-    ]
+    return [modules, *(dict(vars(owner)) for owner in (coco_metric, CocoMetric, COCOeval))]
 
 
-def test_the_switch_chooses_who_counts_and_changes_no_score(file, tmp_path, capsys):
+def test_the_backend_changes_no_score_and_no_other_metric(file, tmp_path, capsys):
     results, before = detect(file), shared()
     everything = dict(metric=['bbox', 'segm', 'proposal'], metric_items=NAMES, classwise=True)
     scores, written, said = [], [], []
-    for number, switch in enumerate([{}, dict(backend='pycocotools')]):  # the configs as they are, and switched
+    for number, switch in enumerate([{}, dict(backend='pycocotools')]):  # the default of the configs comes first
         prefix = tmp_path / str(number)
         scores.append(score(file, results, **everything, outfile_prefix=str(prefix), **switch))
         written.append([prefix.with_suffix(f'.{kind}.json').read_bytes() for kind in ('bbox', 'segm')])
-        said.append('Running per image evaluation' in capsys.readouterr().out)  # as pycocotools says
+        said.append('Running per image evaluation' in capsys.readouterr().out)  # pycocotools prints this
     assert said == [False, True]
     assert len(scores[0]) >= 3 * len(NAMES) and json.dumps(scores[0]) == json.dumps(scores[1])
     assert written[0] == written[1]
+    assert shared() == before
+
+
+def test_an_error_in_the_evaluation_leaves_mmdet_unchanged(tmp_path):
+    results, before = write(tmp_path / 'truth.json', [1], categories=2), shared()
+    for result in results:
+        result['segmentation'] = dict(size=[0, 0], counts='')
+    with pytest.raises(KeyError, match='no_such_item'):
+        score(tmp_path / 'truth.json', results, metric='bbox', metric_items=['no_such_item'])
     assert shared() == before
 
 

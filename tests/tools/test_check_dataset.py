@@ -1,4 +1,4 @@
-"""tools/check_dataset.py finds every planted fault with its file, whatever training refuses, and nothing else."""
+"""tools/check_dataset.py finds every planted problem with its file, all that training refuses, and nothing else."""
 
 import json
 import math
@@ -14,25 +14,25 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from pycocotools import mask as rle
 
-from mmengine_plugin.pictures import draw_samples
+from mmengine_plugin.inference.drawing import draw_samples
 from tests.conftest import DETECTION, ROOT, SEGMENTATION, link
-from tools.check_dataset import find_faults
+from tools.check_dataset import find_problems
 
 TRAIN = 'data/mini/coco/annotations/instances_train2017.json'
 
 
-def faults_of(config: Path, root: Path, monkeypatch, **options) -> list:
-    """The faults that a user finds who types the program in ``root``."""
+def problems_of(config: Path, root: Path, monkeypatch, **options) -> list:
+    """The problems that the program finds when it is started in ``root``."""
     monkeypatch.chdir(root)
     cfg = Config.fromfile(config)
     cfg.merge_from_dict(options)
     init_default_scope(cfg.default_scope)
-    return find_faults(cfg)
+    return find_problems(cfg)
 
 
-def named(faults: list) -> set[tuple[str, str]]:
-    """Kind of each fault and name of its file."""
-    return {(fault.kind, Path(fault.file).name) for fault in faults}
+def named(problems: list) -> set[tuple[str, str]]:
+    """The kind of each problem and the name of its file."""
+    return {(problem.kind, Path(problem.file).name) for problem in problems}
 
 
 @pytest.fixture
@@ -43,8 +43,8 @@ def data(mini_data, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize('config', [DETECTION, SEGMENTATION])
-def test_clean_data_have_no_fault(mini_data, monkeypatch, config):
-    assert faults_of(config, mini_data, monkeypatch) == []
+def test_clean_data_have_no_problem(mini_data, monkeypatch, config):
+    assert problems_of(config, mini_data, monkeypatch) == []
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_clean_data_have_no_fault(mini_data, monkeypatch, config):
         ('upernet_mambaout_tiny', 'ade/ADEChallengeData2016', 'ADEChallengeData2016'),
     ],
 )
-def test_real_data_have_no_fault(tmp_path, monkeypatch, config, place, name):
+def test_real_data_have_no_problem(tmp_path, monkeypatch, config, place, name):
     link(tmp_path, place, name)
-    assert faults_of(ROOT / f'configs/{config}.py', tmp_path, monkeypatch) == []
+    assert problems_of(ROOT / f'configs/{config}.py', tmp_path, monkeypatch) == []
 
 
 def damage_images(folder: Path, names: list[str]) -> set[tuple[str, str]]:
-    """Plant a fault in each of eight images; kinds and files of the faults."""
+    """Damage eight images, each in another way; return the kinds and files of the problems."""
     missing, empty, cut, page, dark, turned, small, cmyk = (folder / name for name in names)
     missing.unlink()
     empty.write_bytes(b'')
@@ -91,59 +91,59 @@ def damage_images(folder: Path, names: list[str]) -> set[tuple[str, str]]:
 def test_every_damaged_image_is_found(data, monkeypatch, config, folder):
     folder = data / 'data/mini' / folder
     planted = damage_images(folder, sorted(path.name for path in folder.iterdir()))
-    if config == SEGMENTATION:  # whose images are what the folder holds
+    if config == SEGMENTATION:  # its images are all that the folder holds
         planted = planted - {('missing file', 'ADE_train_00000001.jpg')}
         planted |= {('label map without an image', 'ADE_train_00000001.png')}
-    faults = faults_of(config, data, monkeypatch)
-    assert named(faults) == planted
-    assert len(faults) == len(planted) and all(fault.what and fault.cure for fault in faults)
-    assert any("it begins with b'<!DOCTYPE html>" in fault.what for fault in faults)
+    problems = problems_of(config, data, monkeypatch)
+    assert named(problems) == planted
+    assert len(problems) == len(planted) and all(problem.detail and problem.fix for problem in problems)
+    assert any("it begins with b'<!DOCTYPE html>" in problem.detail for problem in problems)
 
 
-def test_an_image_that_exif_turns_as_its_labels_are_is_no_fault(data, monkeypatch):
+def test_an_image_that_exif_turns_like_its_labels_is_no_problem(data, monkeypatch):
     image = data / 'data/mini/coco/train2017/000000000001.jpg'
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(image).rotate(90, expand=True).save(image, exif=exif)
-    assert faults_of(DETECTION, data, monkeypatch) == []
+    assert problems_of(DETECTION, data, monkeypatch) == []
 
 
 def plant_in_annotations(content: dict) -> Counter:
-    """Give each of many copies of a sound annotation one fault; how often each kind is planted."""
+    """Give each of many copies of a sound annotation one problem; return how often each kind is planted."""
     images = {image['id']: image for image in content['images']}
     sound = next(a for a in content['annotations'] if not a['iscrowd'])
     image = images[sound['image_id']]
     width, height = image['width'], image['height']
     string = rle.encode(np.asfortranarray(np.ones((height, width), np.uint8)))['counts'].decode()
     polygons, sound = sound['segmentation'], sound | dict(segmentation=dict(size=[height, width], counts=string))
-    faults = [
+    problems = [
         ('annotation of an unknown image', dict(image_id=10**6)),
         ('annotation of an unknown category', dict(category_id=999)),
         ('box that is not four numbers', dict(bbox=[1, 2, 3])),
         ('box that is not four numbers', dict(bbox=[1, 2, math.nan, 4])),
         ('box that is not four numbers', dict(bbox='1 2 3 4')),
-        ('box without extent', dict(bbox=[5, 5, 0, 10])),
-        ('box without extent', dict(bbox=[5, 5, 10, -4])),
-        ('box in fractions of its image', dict(bbox=[0.2, 0.3, 0.5, 0.4])),
+        ('empty box', dict(bbox=[5, 5, 0, 10])),
+        ('empty box', dict(bbox=[5, 5, 10, -4])),
+        ('box in fractions of the image size', dict(bbox=[0.2, 0.3, 0.5, 0.4])),
         ('box outside its image', dict(bbox=[5, 5, width, 10])),
         ('box outside its image', dict(bbox=[-3, 5, 10, 10])),
         ('object without area', dict(area=0)),
         ('object without a mask', dict(segmentation=[])),
         ('crowd with polygons', dict(iscrowd=1, segmentation=polygons)),
-        ('polygon that is not three or more points', dict(segmentation=[[1, 1, 9, 9]])),
-        ('polygon that is not three or more points', dict(segmentation=[[1, 1, 9, 9, 1, 9, 5]])),
-        ('polygon that is not three or more points', dict(segmentation=[1, 1, 9, 9, 1, 9])),
-        ('polygon that is not three or more points', dict(segmentation=[[]])),
-        ('polygons beside their box', dict(segmentation=[[0.1, 0.1, 0.6, 0.1, 0.6, 0.5]])),
-        ('entry of another kind', dict(id=[1])),
-        ('entry of another kind', dict(category_id=dict())),
-        ('entry of another kind', dict(iscrowd='0')),
-        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=string[:-1]))),
-        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=string + '2'))),
-        ('broken run-length mask', dict(segmentation=dict(size=[width, height], counts=string))),
-        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=[10, 20]))),
-        ('broken run-length mask', dict(segmentation=dict(size=[height, width], counts=[-1, height * width + 1]))),
-        ('broken run-length mask', dict(segmentation=dict(counts=string))),
+        ('invalid polygon', dict(segmentation=[[1, 1, 9, 9]])),
+        ('invalid polygon', dict(segmentation=[[1, 1, 9, 9, 1, 9, 5]])),
+        ('invalid polygon', dict(segmentation=[1, 1, 9, 9, 1, 9])),
+        ('invalid polygon', dict(segmentation=[[]])),
+        ('polygons that do not fit their box', dict(segmentation=[[0.1, 0.1, 0.6, 0.1, 0.6, 0.5]])),
+        ('entry of the wrong type', dict(id=[1])),
+        ('entry of the wrong type', dict(category_id=dict())),
+        ('entry of the wrong type', dict(iscrowd='0')),
+        ('invalid run-length mask', dict(segmentation=dict(size=[height, width], counts=string[:-1]))),
+        ('invalid run-length mask', dict(segmentation=dict(size=[height, width], counts=string + '2'))),
+        ('invalid run-length mask', dict(segmentation=dict(size=[width, height], counts=string))),
+        ('invalid run-length mask', dict(segmentation=dict(size=[height, width], counts=[10, 20]))),
+        ('invalid run-length mask', dict(segmentation=dict(size=[height, width], counts=[-1, height * width + 1]))),
+        ('invalid run-length mask', dict(segmentation=dict(counts=string))),
         ('incomplete entry', dict(area=None)),
     ]
     harmless = [
@@ -152,12 +152,12 @@ def plant_in_annotations(content: dict) -> Counter:
         dict(segmentation=dict(size=[height, width], counts=[10, height * width - 10])),
         dict(iscrowd=1, segmentation=dict(size=[height, width], counts=string)),
     ]
-    for number, change in enumerate([*(change for _, change in faults), *harmless]):
+    for number, change in enumerate([*(change for _, change in problems), *harmless]):
         content['annotations'].append(sound | dict(id=10**6 + number) | change)
-    return Counter(kind for kind, _ in faults)
+    return Counter(kind for kind, _ in problems)
 
 
-def test_every_fault_of_annotations_is_found_and_rounding_is_none(data, monkeypatch):
+def test_every_problem_of_annotations_is_found_and_rounding_is_none(data, monkeypatch):
     file = data / TRAIN
     content = json.loads(file.read_text())
     planted = plant_in_annotations(content)
@@ -167,16 +167,18 @@ def test_every_fault_of_annotations_is_found_and_rounding_is_none(data, monkeypa
     content['annotations'].append(content['annotations'][0] | dict(id=77, image_id=77))
     content['annotations'] += [content['annotations'][0], 5]
     file.write_text(json.dumps(content))
-    faults = faults_of(DETECTION, data, monkeypatch)
-    planted += Counter({'id that is not unique': 2, 'incomplete entry': 1, 'image size that is no number': 1})
-    planted['entry of another kind'] += 1
-    assert Counter(fault.kind for fault in faults) == planted
-    assert {fault.file for fault in faults} == {TRAIN}
-    assert any('annotation 1000005 of 000000000001.jpg: bbox is [5, 5, 0, 10]' in fault.what for fault in faults)
+    problems = problems_of(DETECTION, data, monkeypatch)
+    planted += Counter({'duplicate id': 2, 'incomplete entry': 1, 'image size that is not a number': 1})
+    planted['entry of the wrong type'] += 1
+    assert Counter(problem.kind for problem in problems) == planted
+    assert {problem.file for problem in problems} == {TRAIN}
+    assert any(
+        'annotation 1000005 of 000000000001.jpg: bbox is [5, 5, 0, 10]' in problem.detail for problem in problems
+    )
 
 
 @pytest.mark.parametrize(
-    ('classes', 'what'),
+    ('classes', 'details'),
     [
         (
             ('stopsign', 'kite', 'elephant'),
@@ -185,10 +187,10 @@ def test_every_fault_of_annotations_is_found_and_rounding_is_none(data, monkeypa
         (('kite', 'stop sign'), ['mmdet numbers them in the order of the file']),
     ],
 )
-def test_every_class_name_that_does_not_fit_is_found(mini_data, monkeypatch, classes, what):
-    faults = faults_of(DETECTION, mini_data, monkeypatch, **{'train_dataloader.dataset.metainfo.classes': classes})
-    assert [fault.what for fault in faults] == what
-    assert {fault.file for fault in faults} == {TRAIN}
+def test_every_class_name_that_does_not_fit_is_found(mini_data, monkeypatch, classes, details):
+    problems = problems_of(DETECTION, mini_data, monkeypatch, **{'train_dataloader.dataset.metainfo.classes': classes})
+    assert [problem.detail for problem in problems] == details
+    assert {problem.file for problem in problems} == {TRAIN}
 
 
 def keep(**changes):
@@ -202,19 +204,19 @@ def keep(**changes):
         (Path.unlink, 'missing annotation file'),
         (lambda file: file.write_text(file.read_text()[:1000]), 'damaged annotation file'),
         (lambda file: file.write_bytes(b'\xff\xd8\xff'), 'damaged annotation file'),
-        (lambda file: file.write_text('[]'), "annotation file of another format than COCO's"),
+        (lambda file: file.write_text('[]'), "annotation file that is not in COCO's format"),
         (lambda file: (file.unlink(), file.mkdir()), 'unreadable annotation file'),
         (keep(images=[]), 'nothing to train on'),
-        (keep(categories=[dict(id=i, name='kite') for i in (1, 2)]), 'category name that is not unique'),
+        (keep(categories=[dict(id=i, name='kite') for i in (1, 2)]), 'duplicate category name'),
         (keep(annotations=[]), 'nothing to train on'),
-        (keep(categories=[dict(id=1, name='zebra')]), 'class that is no category of the file'),
+        (keep(categories=[dict(id=1, name='zebra')]), 'class that the file does not have'),
         (lambda file: shutil.rmtree(file.parents[1] / 'train2017'), 'missing image folder'),
         (lambda file: (file.parents[1] / 'train2017/000000000002.jpg').unlink(), 'missing file'),
     ],
 )
-def test_what_training_refuses_the_check_reports(data, monkeypatch, damage, kind):
+def test_the_check_reports_what_training_refuses(data, monkeypatch, damage, kind):
     damage(data / TRAIN)
-    assert kind in {fault.kind for fault in faults_of(DETECTION, data, monkeypatch)}
+    assert kind in {problem.kind for problem in problems_of(DETECTION, data, monkeypatch)}
     with pytest.raises((AssertionError, OSError, TypeError, ValueError)):
         DATASETS.build(Config.fromfile(DETECTION).train_dataloader.dataset)
 
@@ -234,8 +236,8 @@ def test_every_damaged_label_map_is_found(data, monkeypatch):
     indices.putdata(Image.open(palette).getdata())
     indices.save(palette)  # in colours to look at, and sound
     Image.new('RGB', (64, 48)).save(images / 'photo.JPEG')
-    faults = faults_of(SEGMENTATION, data, monkeypatch)
-    assert named(faults) == {
+    problems = problems_of(SEGMENTATION, data, monkeypatch)
+    assert named(problems) == {
         ('missing file', missing.name),
         ('damaged image', cut.name),
         ('image of another size than its labels', small.with_suffix('.jpg').name),
@@ -247,7 +249,7 @@ def test_every_damaged_label_map_is_found(data, monkeypatch):
 
 
 def folders(root: Path, *values: object, **settings) -> list:
-    """Faults of a segmentation set whose label maps hold the values, one map for each tuple or array."""
+    """The problems of a segmentation set with one label map for each tuple or array of values."""
     for number, pixels in enumerate(values):
         pixels = np.atleast_2d(np.asarray(pixels, np.uint8))
         for folder, content in (('images', np.dstack([pixels] * 3)), ('masks', pixels)):
@@ -262,7 +264,7 @@ def folders(root: Path, *values: object, **settings) -> list:
         metainfo=dict(classes=('a', 'b', 'c')),
         pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
     )
-    return find_faults(Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dict(dataset, **settings)))))
+    return find_problems(Config(dict(default_scope='mmseg', train_dataloader=dict(dataset=dict(dataset, **settings)))))
 
 
 @pytest.mark.parametrize(
@@ -275,13 +277,13 @@ def folders(root: Path, *values: object, **settings) -> list:
         (
             [(0, 1), (1, 2)],
             dict(reduce_zero_label=True),
-            {('classes numbered from 0 under reduce_zero_label=True', 'masks')},
+            {('classes numbered from 0 with reduce_zero_label=True', 'masks')},
         ),
         (
             [(0, 1), (1, 3)],
             dict(),
             {
-                ('classes numbered from 1 under reduce_zero_label=False', 'masks'),
+                ('classes numbered from 1 with reduce_zero_label=False', 'masks'),
                 ('label at or above the number of classes', '1.png'),
             },
         ),
@@ -298,22 +300,22 @@ def folders(root: Path, *values: object, **settings) -> list:
         ),
     ],
 )
-def test_values_of_all_label_maps_together_give_a_wrong_numbering_away(tmp_path, values, settings, kinds):
+def test_the_values_of_all_label_maps_reveal_a_wrong_numbering(tmp_path, values, settings, kinds):
     assert named(folders(tmp_path, *values, **settings)) == kinds
 
 
 def test_a_setting_of_reduce_zero_label_that_mmseg_would_refuse_is_found(tmp_path):
     pipeline = [dict(type='LoadAnnotations', reduce_zero_label=True)]
-    assert named(folders(tmp_path, (0, 1), pipeline=pipeline)) == {('two settings of reduce_zero_label', 'masks')}
+    assert named(folders(tmp_path, (0, 1), pipeline=pipeline)) == {('two values of reduce_zero_label', 'masks')}
 
 
 def test_values_between_those_of_black_and_white_masks_are_found(tmp_path):
     import mmseg_plugin  # noqa: F401
 
     own = dict(type='FolderDataset', values=(0, 255), metainfo=dict(classes=('background', 'cat')))
-    faults = folders(tmp_path, (0, 255), (0, 255, 128, 1), **own)
-    assert named(faults) == {('pixel value of no class', '1.png')}
-    assert faults[0].what == 'it has the values 1, 128; those of classes are 0, 255'
+    problems = folders(tmp_path, (0, 255), (0, 255, 128, 1), **own)
+    assert named(problems) == {('pixel value of no class', '1.png')}
+    assert problems[0].detail == 'it has the values 1, 128; those of classes are 0, 255'
 
 
 def test_sets_inside_wrappers_are_checked_once(mini_data, monkeypatch):
@@ -322,32 +324,32 @@ def test_sets_inside_wrappers_are_checked_once(mini_data, monkeypatch):
     wrapped = dict(type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[inner, inner]))
     monkeypatch.chdir(mini_data)
     init_default_scope('mmdet')
-    faults = find_faults(Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=wrapped))))
-    assert named(faults) == {('missing annotation file', 'none.json')} and len(faults) == 1
+    problems = find_problems(Config(dict(default_scope='mmdet', train_dataloader=dict(dataset=wrapped))))
+    assert named(problems) == {('missing annotation file', 'none.json')} and len(problems) == 1
 
 
-def test_program_lists_kinds_with_their_cures_writes_all_as_json_and_fails(tool, data):
+def test_the_program_prints_kinds_with_their_fixes_writes_all_problems_as_json_and_fails(tool, data):
     folder = data / 'data/mini/coco/train2017'
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:2000])
-    done = tool('check_dataset.py', DETECTION, '--json', 'faults.json', cwd=data)
+    done = tool('check_dataset.py', DETECTION, '--json', 'problems.json', cwd=data)
     assert done.returncode == 1 and 'Traceback' not in done.stdout
-    assert '8  damaged image\n' in done.stdout and 'cure: copy or download it again' in done.stdout
+    assert '8  damaged image\n' in done.stdout and ' fix: copy or download it again' in done.stdout
     assert 'data/mini/coco/train2017/000000000001.jpg: image file is truncated' in done.stdout
-    assert 'and 5 more' in done.stdout and '8 faults found' in done.stdout
-    faults = json.loads((data / 'faults.json').read_text())['faults']
-    assert {Path(fault['file']).name for fault in faults} == {path.name for path in folder.iterdir()}
-    assert all(set(fault) == {'file', 'kind', 'what', 'cure'} for fault in faults)
+    assert 'and 5 more' in done.stdout and '8 problems found' in done.stdout
+    problems = json.loads((data / 'problems.json').read_text())['problems']
+    assert {Path(problem['file']).name for problem in problems} == {path.name for path in folder.iterdir()}
+    assert all(set(problem) == {'file', 'kind', 'detail', 'fix'} for problem in problems)
 
 
-def test_program_finds_nothing_in_clean_data_and_writes_a_sheet_into_the_work_directory(tool, data):
+def test_the_program_finds_nothing_in_clean_data_and_writes_a_sheet_into_the_work_directory(tool, data):
     done = tool('check_dataset.py', DETECTION, cwd=data)
-    assert done.returncode == 0 and 'no faults found' in done.stdout
+    assert done.returncode == 0 and 'no problems found' in done.stdout
     assert 'samples of the training set: work_dirs/mask_rcnn_mambaout_mini/samples.png' in done.stdout
     assert Image.open(data / 'work_dirs/mask_rcnn_mambaout_mini/samples.png').size == (3 * 640, 3 * 440)
 
 
-def test_sheet_shows_the_labels_of_each_pixel_as_the_pipeline_makes_them(data, monkeypatch):
+def test_the_sheet_shows_the_labels_of_each_pixel_as_the_pipeline_makes_them(data, monkeypatch):
     monkeypatch.chdir(data)
     for path in (data / 'data/mini/ade20k/annotations/training').iterdir():
         labels = np.zeros_like(Image.open(path))
@@ -368,6 +370,6 @@ def test_sheet_shows_the_labels_of_each_pixel_as_the_pipeline_makes_them(data, m
     assert blue_over_red[width // 2 + 20 :].min() > 40 > blue_over_red[: width // 2 - 20].max()
 
 
-def test_a_config_without_training_data_is_answered(tool):
+def test_a_config_without_training_data_is_refused(tool):
     done = tool('check_dataset.py', 'configs/imagenet_mambaout.py')
     assert done.returncode == 1 and 'error: configs/imagenet_mambaout.py has no train_dataloader' in done.stdout

@@ -10,7 +10,7 @@ from tests.backbones.test_weights import authors_names
 
 @pytest.fixture(scope='module')
 def published() -> dict[str, torch.Tensor]:
-    """A femto model's weights in timm's names."""
+    """The weights of a femto model under the names of timm."""
     return timm.create_model('mambaout_femto').state_dict()
 
 
@@ -22,7 +22,7 @@ def test_there_and_back_gives_the_same_tensors_under_the_same_names(tool, publis
     torch.save(authors_names(published), tmp_path / 'mambaout_femto.pth')
     done = tool('convert_weights.py', tmp_path / 'mambaout_femto.pth', tmp_path / 'ours.safetensors')
     assert done.returncode == 0, done.stdout
-    assert f'{len(published)} tensors, 7.30 M values, in the names of timm' in done.stdout
+    assert f'{len(published)} tensors, 7.30 M values, under the names of timm' in done.stdout
     assert same(load_file(tmp_path / 'ours.safetensors'), published)
     timm.create_model('mambaout_femto', checkpoint_path=str(tmp_path / 'ours.safetensors'))  # timm takes it
     done = tool('convert_weights.py', tmp_path / 'ours.safetensors', tmp_path / 'back.safetensors', '--to', 'authors')
@@ -35,20 +35,24 @@ def test_the_backbone_of_a_detector_is_taken(tool, published, tmp_path):
     state = {f'backbone.{k}': v for k, v in backbone.items()} | {'neck.weight': torch.ones(1)}
     torch.save(dict(state_dict=state, meta={}), tmp_path / 'detector.pth')
     done = tool('convert_weights.py', tmp_path / 'detector.pth', tmp_path / 'new/backbone.safetensors')
-    assert done.returncode == 0 and 'backbone.* is taken, and not used: neck.*' in done.stdout, done.stdout
+    assert done.returncode == 0 and 'backbone.* is loaded; not used: neck.*' in done.stdout, done.stdout
     assert same(load_file(tmp_path / 'new/backbone.safetensors'), backbone)
 
 
 @pytest.mark.parametrize(
     ('state', 'destination', 'message'),
     [
-        ({'layer1.0.conv1.weight': torch.ones(1)}, 'out.safetensors', 'layer1.0.conv1.weight, which is no parameter'),
+        (
+            {'layer1.0.conv1.weight': torch.ones(1)},
+            'out.safetensors',
+            'layer1.0.conv1.weight, which is not a parameter',
+        ),
         ({'stem.conv1.weight': torch.ones(1)}, 'out.pth', 'must end with .safetensors'),
         ({'stem.conv1.weight': torch.ones(1)}, 'source.pth/out.safetensors', 'cannot write'),
         ({'epoch': 3}, 'out.safetensors', 'holds no named weights'),
     ],
 )
-def test_what_cannot_be_converted_is_answered_and_leaves_no_file(tool, tmp_path, state, destination, message):
+def test_weights_that_cannot_be_converted_are_refused_and_leave_no_file(tool, tmp_path, state, destination, message):
     torch.save(state, tmp_path / 'source.pth')
     done = tool('convert_weights.py', tmp_path / 'source.pth', tmp_path / destination)
     assert done.returncode == 1 and message in done.stdout and 'Traceback' not in done.stdout, done.stdout

@@ -1,4 +1,4 @@
-"""tools/doctor.py: every wrong installation is named with its cure, whatever is installed, and the programs say so."""
+"""tools/doctor.py names the problem and the fix of every wrong installation, and the other programs refer to it."""
 
 import ast
 import importlib.metadata
@@ -41,7 +41,7 @@ def python(tmp_path_factory) -> Path:
 
 
 def lay_out(folder: Path, versions: dict[str, str | None], modules: dict[str, str]) -> Path:
-    """Leave in a folder what pip leaves: metadata, and modules that hold but what decides their import."""
+    """Write what pip installs into a folder: metadata, and modules with only the code that their import depends on."""
     for name, version in versions.items():
         if version:
             info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
@@ -56,7 +56,7 @@ def lay_out(folder: Path, versions: dict[str, str | None], modules: dict[str, st
 
 
 def run(*command: object, cwd: Path, **environment: object) -> subprocess.CompletedProcess:
-    """Run a Python that sees what is on PYTHONPATH alone; its output is one string, errors included."""
+    """Run a Python that only sees what is on PYTHONPATH; its output is one string, errors included."""
     own = {k: v for k, v in os.environ.items() if k not in ('CUDA_VISIBLE_DEVICES', 'PYTHONPATH')}
     own |= {k: str(v) for k, v in environment.items()}
     command = [*map(str, command)]
@@ -79,7 +79,7 @@ def test_the_environment_of_the_tests_fits(tool):
         (dict(timm='1.0.9'), ['timm 1.0.9 is installed', 'pip install "timm>=1.0.26"']),
         ({'mmcv-lite': '2.2.0'}, ['mmdet and mmsegmentation refuse 2.2', 'pip install "mmcv-lite==2.1.0"']),
         ({'mmcv-lite': None, 'mmcv': '2.2.0'}, ['refuse 2.2', 'pip uninstall -y mmcv', 'install "mmcv-lite==2.1.0"']),
-        (dict(mmcv='2.1.0'), ['lie over each other', 'uninstall -y mmcv mmcv-lite', 'install "mmcv-lite==2.1.0"']),
+        (dict(mmcv='2.1.0'), ['over each other', 'uninstall -y mmcv mmcv-lite', 'install "mmcv-lite==2.1.0"']),
         (dict(torch='2.99.0+cpu'), ['torch 2.99.0+cpu is installed', f'pip install "torch=={FIT["torch"]}"']),
         (dict(torch=None), ['not installed: torch', f'pip install "torch=={FIT["torch"]}"']),
         ({'mambaout-dense': None, 'timm': None}, ['not installed: timm', '-c', f'constraints.txt -e {ROOT}\n']),
@@ -89,7 +89,7 @@ def test_the_environment_of_the_tests_fits(tool):
         ),
     ],
 )
-def test_versions_that_do_not_fit_are_named_with_their_cure(python, tmp_path, versions, words):
+def test_versions_that_do_not_fit_are_named_with_their_fix(python, tmp_path, versions, words):
     site = lay_out(tmp_path / 'site', FIT | versions, {})
     done = run(python, DOCTOR, cwd=tmp_path, PYTHONPATH=site)
     assert done.returncode == 1 and done.stdout.count('  -> ') == 1, done.stdout
@@ -117,7 +117,7 @@ LIBRARY = 'libGL.so.1: cannot open shared object file: No such file or directory
         ('mmseg', 'import os; os.abort()', ['import mmseg: the process ended with code -6', 'README.md']),
     ],
 )
-def test_an_import_that_fails_is_shown_with_its_cure(python, tmp_path, module, text, words):
+def test_an_import_that_fails_is_shown_with_its_fix(python, tmp_path, module, text, words):
     site = lay_out(tmp_path / 'site', FIT, MODULES | {module: text})
     done = run(python, DOCTOR, cwd=tmp_path, PYTHONPATH=site)
     assert done.returncode == 1 and done.stdout.count('  -> ') == 1, done.stdout
@@ -135,7 +135,7 @@ def test_newer_versions_and_builds_in_the_ranges_fit(python, tmp_path, versions)
     assert done.returncode == 0, done.stdout
 
 
-def test_a_compiled_mmcv_is_as_good_as_the_wheel(python, tmp_path):
+def test_a_compiled_mmcv_is_accepted_in_place_of_the_wheel(python, tmp_path):
     site = lay_out(tmp_path / 'site', FIT | {'mmcv-lite': None, 'mmcv': '2.1.0'}, MODULES)
     (site / 'mmcv/_ext.cpython-311-x86_64-linux-gnu.so').touch()
     done = run(python, DOCTOR, cwd=tmp_path, PYTHONPATH=site)
@@ -159,13 +159,13 @@ WARNING = 'CUDA initialization: The NVIDIA driver on your system is too old (fou
         ),
     ],
 )
-def test_the_gpus_or_why_there_is_none_are_told_and_are_no_fault(python, tmp_path, change, environment, note):
+def test_the_gpus_or_why_there_is_none_are_reported_and_are_no_problem(python, tmp_path, change, environment, note):
     site = lay_out(tmp_path / 'site', FIT, MODULES | dict(torch=TORCH.replace(*change)))
     done = run(python, DOCTOR, cwd=tmp_path, PYTHONPATH=site, **environment)
     assert done.returncode == 0 and re.search(rf'^GPU +{re.escape(note)}$', done.stdout, re.M), done.stdout
 
 
-def test_the_data_that_is_not_there_is_told_and_is_no_fault(python, tmp_path):
+def test_missing_data_are_reported_and_are_no_problem(python, tmp_path):
     for name in ('annotations/instances_train2017.json', 'annotations/instances_val2017.json', 'val2017'):
         (tmp_path / 'data/coco' / name).mkdir(parents=True)
     site = lay_out(tmp_path / 'site', FIT, MODULES)
@@ -174,7 +174,7 @@ def test_the_data_that_is_not_there_is_told_and_is_no_fault(python, tmp_path):
     assert f'data/ade/ADEChallengeData2016 is not there (seen from {tmp_path})' in done.stdout
 
 
-def test_a_python_that_is_too_old_is_told(python, tmp_path):
+def test_a_python_that_is_too_old_is_reported(python, tmp_path):
     ast.parse(DOCTOR.read_text(), feature_version=(3, 9))
     (tmp_path / 'tools').mkdir()
     shutil.copy(DOCTOR, tmp_path / 'tools')
@@ -187,21 +187,21 @@ def test_a_python_that_is_too_old_is_told(python, tmp_path):
 @pytest.mark.parametrize(
     'program', sorted(p.name for p in DOCTOR.parent.glob('*.py') if p.name not in ('__init__.py', 'doctor.py'))
 )
-def test_a_program_whose_imports_fail_says_what_to_type(python, tmp_path, program):
+def test_a_program_with_failing_imports_says_what_to_type(python, tmp_path, program):
     done = run(python, ROOT / 'tools' / program, cwd=tmp_path)
     error, advice = done.stdout.splitlines()[-2:]
     assert done.returncode == 1 and error.startswith('ModuleNotFoundError: No module named'), done.stdout
     assert advice.startswith(f'try `{python} -m pip install') and f'`{python} {DOCTOR}`' in advice
 
 
-def test_other_errors_are_shown_as_ever(python):
+def test_other_errors_are_shown_as_usual(python):
     done = run(python, '-c', "import doctor; raise ValueError('of another kind')", cwd=DOCTOR.parent)
     assert done.returncode == 1 and done.stdout.endswith('ValueError: of another kind\n'), done.stdout
 
 
 @pytest.fixture
 def installed(tmp_path) -> Path:
-    """The folders of an installed package, among packages that are not whole."""
+    """The folders of an installed package, beside packages that are empty."""
     site = lay_out(tmp_path / 'site', FIT, MODULES | {'mmdet_plugin': 'import mmengine_plugin'})
     for name in ('backbones', 'mmengine_plugin'):
         shutil.copytree(ROOT / name, site / name)
@@ -210,7 +210,7 @@ def installed(tmp_path) -> Path:
     return site
 
 
-def test_an_installed_program_whose_imports_fail_names_the_doctor(python, installed, tmp_path):
+def test_an_installed_program_with_failing_imports_names_the_doctor(python, installed, tmp_path):
     done = run(python, '-m', 'mmengine_plugin.tools.train', cwd=tmp_path, PYTHONPATH=installed)
     error, advice = done.stdout.splitlines()[-2:]
     assert done.returncode == 1 and 'Error: ' in error, done.stdout
@@ -220,7 +220,7 @@ def test_an_installed_program_whose_imports_fail_names_the_doctor(python, instal
     assert done.returncode == 1 and f'import mmdet_plugin: {error}' in done.stdout, done.stdout
 
 
-def test_a_folder_that_takes_the_place_of_our_backbones_is_told(python, installed, tmp_path):
+def test_a_folder_that_hides_our_backbones_is_reported(python, installed, tmp_path):
     (tmp_path / 'backbones').mkdir()
     (tmp_path / 'backbones/__init__.py').touch()
     done = run(python, DOCTOR, cwd=tmp_path, PYTHONPATH=installed)

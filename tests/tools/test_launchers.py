@@ -14,7 +14,7 @@ import torch
 
 from tests.conftest import DETECTION, FAST, ROOT, SEGMENTATION, TIME_LIMIT
 
-# nothing is drawn at random, a process sees one image a step, and each leaves its weights
+# nothing is random, a process has one image in each step, and each process saves its weights
 COMMON = """
 _base_ = {base!r}
 custom_imports = dict(imports=[{plugin!r}, 'leave_weights'], allow_failed_imports=False)
@@ -61,7 +61,7 @@ class LeaveWeights(Hook):
         model = getattr(runner.model, 'module', runner.model)
         torch.save(dict(model.named_parameters()), f'{runner.work_dir}/rank{get_rank()}.pt')
 """
-# Slurm's, for one machine: one process for each task, which finds its number in the environment
+# srun for one machine: it starts one process for each task, with its number in the environment
 SRUN = """#!/usr/bin/env bash
 for arg in "$@"; do case $arg in --ntasks=*) export SLURM_NTASKS=${arg#*=} ;; --*) ;; *) break ;; esac; shift; done
 echo "srun starts $SLURM_NTASKS processes"
@@ -72,7 +72,7 @@ code=0; for job in $(jobs -p); do wait $job || code=$?; done; exit $code
 
 @pytest.fixture(scope='module')
 def project(tool, tmp_path_factory) -> Path:
-    """A folder with data, 3 validation images among them, a config for each task, and Slurm's commands in bin/."""
+    """A folder with data (3 validation images), a config for each task, and Slurm's commands in bin/."""
     folder = tmp_path_factory.mktemp('project')
     for kind in ('coco', 'ade20k'):
         made = tool('make_mini_dataset.py', kind, folder / 'data/mini' / kind, '--images', 12)
@@ -88,7 +88,7 @@ def project(tool, tmp_path_factory) -> Path:
 
 
 def launch(script: str, *arguments: object, cwd: Path, exit_code: int = 0, **environment: object) -> str:
-    """Run a launcher with this Python and Slurm's stand-ins; returns what it said."""
+    """Run a launcher with this Python and the replacements of Slurm's commands; return its output."""
     own = dict(PYTHON=sys.executable, PYTHONPATH=str(cwd), PATH=f'{cwd}/bin:{os.environ["PATH"]}')
     process = subprocess.Popen(
         [ROOT / 'tools' / script, *map(str, arguments)],
@@ -109,7 +109,7 @@ def launch(script: str, *arguments: object, cwd: Path, exit_code: int = 0, **env
 
 
 def iterations(config: str, number: int) -> list[str]:
-    """Options that make a run short; a detector runs for one epoch."""
+    """Options for a short run; a detector runs for one epoch."""
     length = [f'train_cfg.max_iters={number}', f'train_cfg.val_interval={number}'] if config == 'my_mmseg.py' else []
     return ['--cfg-options', *FAST, *length, f'default_hooks.checkpoint.interval={number if length else 1}']
 
@@ -141,7 +141,7 @@ def test_two_processes_train_and_test_like_one(config, project, tool, free_port,
     assert scores[0] == scores[1]  # 3 images, each counted once
 
 
-def test_slurm_starts_the_processes_that_are_asked_for(project, free_port):
+def test_slurm_starts_as_many_processes_as_asked_for(project, free_port):
     common = dict(GPUS=2, CPUS_PER_TASK=1, MASTER_PORT=free_port, cwd=project)
     options = [*iterations('my_mmseg.py', 2)]
     said = launch('slurm_train.sh', 'part', 'job', 'my_mmseg.py', project / 'slurm', *options, **common)
@@ -154,8 +154,8 @@ def test_slurm_starts_the_processes_that_are_asked_for(project, free_port):
 
 
 def test_two_hosts_train_one_model_and_a_lost_process_changes_nothing(project, free_port):
-    """Two agents on this machine find each other by MASTER_ADDR and PORT; then one starts lost processes again."""
-    # a validation of 3 images: one process sees two of them, and the other does not wait for it
+    """Two agents on this machine find each other by MASTER_ADDR and PORT; then one agent restarts lost processes."""
+    # of 3 validation images one process has two, and the other process does not wait for it
     options = [*iterations('my_mmseg.py', 4), 'default_hooks.checkpoint.interval=2']
     options = ['--resume', *options, 'val_dataloader.sampler.round_up=False']
     hosts, lost = project / 'hosts', project / 'lost'
@@ -176,7 +176,7 @@ def test_two_hosts_train_one_model_and_a_lost_process_changes_nothing(project, f
         assert all(torch.equal(value, weights[name]) for name, value in ranks[rank].items())
 
 
-def test_a_port_in_use_and_a_process_that_fails_are_answered_without_torchruns_traceback(tmp_path, free_port):
+def test_a_port_in_use_and_a_process_that_fails_are_reported_without_the_traceback_of_torchrun(tmp_path, free_port):
     with socket.create_server(('127.0.0.1', 0)) as server:
         said = launch('dist_train.sh', DETECTION, 1, cwd=tmp_path, PORT=server.getsockname()[1], exit_code=1)
     assert 'error: the processes cannot meet: set PORT to a port that is free' in said and 'Traceback' not in said
@@ -198,6 +198,6 @@ os.kill(os.getpid(), 9) if int(os.environ['TORCHELASTIC_RESTART_COUNT']) else 1 
 
 
 @pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
-def test_a_launcher_without_arguments_shows_how_it_is_called(script):
+def test_a_launcher_without_arguments_prints_its_usage(script):
     done = subprocess.run([ROOT / 'tools' / script], capture_output=True, text=True)
     assert done.returncode == 2 and f'tools/{script} ' in done.stderr

@@ -12,7 +12,7 @@ import pytest
 from pycocotools.coco import COCO
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'make_mini_dataset.py'
-KINDS = ['coco', 'ade20k', 'cue']
+KINDS = ['coco', 'ade20k']
 IMAGES = 12  # of which the 3rd has a crowd and the 5th no objects; 3 more for validation
 
 
@@ -36,11 +36,6 @@ def coco_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def ade20k_root(tmp_path_factory) -> Path:
     return draw('ade20k', tmp_path_factory.mktemp('mini') / 'ade20k')
-
-
-@pytest.fixture(scope='module')
-def cue_root(tmp_path_factory) -> Path:
-    return draw('cue', tmp_path_factory.mktemp('mini') / 'cue')
 
 
 @pytest.fixture(params=KINDS)
@@ -308,54 +303,3 @@ def test_a_run_that_fails_leaves_nothing(tool, monkeypatch, tmp_path, capsys, ki
     assert call(tool, monkeypatch, kind, tmp_path / 'out', '--images', 4) == 2
     assert 'No space left on device' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_targets_lie_at_the_distances_that_are_asked_for(cue_root, tool):
-    seen = set()
-    for stem, truth in json.loads((cue_root / 'cues.json').read_text()).items():
-        labels = cv2.imread(str(next(cue_root.glob(f'annotations/*/{stem}.png'))), cv2.IMREAD_UNCHANGED)
-        x, y = truth['cue']
-        assert labels[y, x] == 0
-        assert [labels[y, target] for target in truth['targets']] == [truth['label']] * len(truth['targets'])
-        assert np.unique(labels).tolist() == [0, truth['label']]
-        distances = [target - x for target in truth['targets']]
-        room = [side * d for d in tool.DISTANCES for side in (-1, 1) if 8 <= x + side * d <= labels.shape[1] - 8]
-        assert sorted(distances) == sorted(room)
-        seen |= {abs(d) for d in distances}
-    assert set(tool.DISTANCES[: IMAGES // 4]) <= seen  # two sides, and two colours, of each
-
-
-def test_a_picture_has_targets_at_the_farthest_distance_too(tool, monkeypatch, tmp_path):
-    assert call(tool, monkeypatch, 'cue', tmp_path / 'out', '--images', 4, '--distances', 448) == 0
-    for truth in json.loads((tmp_path / 'out/cues.json').read_text()).values():
-        assert [abs(target - truth['cue'][0]) for target in truth['targets']] == [448]
-
-
-def test_nothing_but_the_cues_colour_tells_the_label(cue_root, tool):
-    """So a model that does not see the cue, or its row of cells up to where it stands, is right in one of two."""
-    cues = json.loads((cue_root / 'cues.json').read_text())
-    for number in range(1, IMAGES, 2):
-        pair = [f'cue_train_{number + other:08d}' for other in (0, 1)]
-        one, two = (cv2.imread(str(cue_root / f'images/training/{stem}.jpg')).astype(int) for stem in pair)
-        first, second = (cv2.imread(str(cue_root / f'annotations/training/{stem}.png'), -1) for stem in pair)
-        assert (second == 2 * first).all() and first.max() == 1
-        (x, y), near = cues[pair[0]]['cue'], tool.CELL  # half a cue, and the blocks of JPEG that it touches
-        different = abs(one - two).max(-1)
-        assert different[y - 4 : y + 5, x - 4 : x + 5].max() > 50
-        top = y // tool.CELL * tool.CELL
-        different[top : top + tool.CELL, max(0, x - near) : x + near] = 0
-        assert different.max() == 0
-
-
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (['cue', '--distances', '8'], 'must be from 32 to 480, and 16 or more apart, not 8'),
-        (['cue', '--distances', '64', '72'], 'not 64 72'),
-        (['coco', '--distances', '64'], 'there are no cues in coco'),
-    ],
-)
-def test_distances_that_cannot_be_are_answered(tool, monkeypatch, tmp_path, capsys, options, message):
-    kind, *rest = options
-    assert call(tool, monkeypatch, kind, tmp_path / 'out', *rest) == 2
-    assert message in capsys.readouterr().err

@@ -19,7 +19,7 @@ from tests.conftest import DETECTION, FAST, SEGMENTATION, TWELVE_ITERATIONS, TWO
 
 @pytest.fixture(scope='module')
 def detector(tool, mini_data, tmp_path_factory):
-    """The work directory of a detector trained for two epochs, and what the program said."""
+    """The work directory of a detector that was trained for two epochs, and the output of the program."""
     work_dir = tmp_path_factory.mktemp('detector')
     done = tool('train.py', DETECTION, '--work-dir', work_dir, '--cfg-options', *TWO_EPOCHS, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -28,7 +28,7 @@ def detector(tool, mini_data, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def segmentor(tool, mini_data, tmp_path_factory):
-    """The work directory of a segmentor trained for twelve iterations, and what the program said."""
+    """The work directory of a segmentor that was trained for twelve iterations, and the output of the program."""
     work_dir = tmp_path_factory.mktemp('segmentor')
     done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--cfg-options', *TWELVE_ITERATIONS, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
@@ -44,9 +44,8 @@ def test_training_leaves_progress_curves_and_checkpoints(task, steps, score, req
     work_dir, said = request.getfixturevalue(task)
     assert 'eta: ' in said and 'loss: ' in said
     lines = scalars(work_dir)
-    assert len(losses := [line['loss'] for line in lines if 'loss' in line]) == steps and all(
-        map(math.isfinite, losses)
-    )
+    losses = [line['loss'] for line in lines if 'loss' in line]
+    assert len(losses) == steps and all(map(math.isfinite, losses))
     assert len([line for line in lines if score in line]) == 2
     assert list(work_dir.glob('*/vis_data/events.out.tfevents.*'))
     assert len(list(work_dir.glob('best_*.pth'))) == 1
@@ -54,14 +53,14 @@ def test_training_leaves_progress_curves_and_checkpoints(task, steps, score, req
 
 
 def outputs(folder: Path) -> list:
-    """Arguments by which test.py writes all that it can write."""
+    """Arguments that make test.py write all its outputs."""
     names = {'--work-dir': '', '--json': 'scores.json', '--out': 'predictions.pkl', '--show-dir': 'pictures'}
     return [argument for option, name in names.items() for argument in (option, folder / name)]
 
 
 def test_detection_scores_are_pycocotools_scores_of_the_written_predictions(tool, mini_data, detector, tmp_path):
     checkpoint = detector[0] / (detector[0] / 'last_checkpoint').read_text()
-    # a detector after four iterations finds something only where every score and every pixel of a box counts
+    # after four iterations, a detector only finds something if every score and every pixel of a box counts
     options = [
         'model.test_cfg.rcnn.score_thr=0.0',
         'model.test_cfg.rcnn.mask_thr_binary=0.01',
@@ -144,7 +143,7 @@ def test_segmentation_scores_are_those_of_the_written_predictions(tool, mini_dat
     assert {path.stem for path in (tmp_path / 'pictures').iterdir()} == names
 
 
-def test_resume_goes_on_where_the_checkpoint_ended(tool, mini_data, detector, tmp_path):
+def test_a_run_resumes_where_the_checkpoint_ended(tool, mini_data, detector, tmp_path):
     work_dir, _ = detector
     options = [*TWO_EPOCHS, 'train_cfg.max_epochs=3']
     done = tool(
@@ -166,7 +165,7 @@ def test_resume_goes_on_where_the_checkpoint_ended(tool, mini_data, detector, tm
     assert [line['step'] for line in scalars(tmp_path) if 'loss' in line] == [5, 6]
 
 
-def test_resume_finds_the_newest_checkpoint_of_a_segmentor_and_fetches_no_weights(tool, mini_data, segmentor):
+def test_resume_finds_the_newest_checkpoint_of_a_segmentor_and_downloads_no_weights(tool, mini_data, segmentor):
     work_dir, _ = segmentor
     options = [*TWELVE_ITERATIONS, 'train_cfg.max_iters=14', 'model.backbone.init_cfg._delete_=True']
     options += [f'model.backbone.init_cfg.{o}' for o in ('type=Pretrained', 'checkpoint=hf-hub:nobody/nothing')]
@@ -184,7 +183,7 @@ def test_test_time_augmentation_scores_a_segmentor(tool, mini_data, segmentor, t
     assert json.loads((tmp_path / 'scores.json').read_text())['mIoU'] > 0
 
 
-def test_fine_tuning_on_other_classes_names_what_starts_anew_and_fetches_no_weights(
+def test_fine_tuning_on_other_classes_lists_the_new_layers_and_downloads_no_weights(
     tool, mini_data, detector, tmp_path
 ):
     source = "backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='hf-hub:nobody/nothing'))"
@@ -204,13 +203,13 @@ def test_fine_tuning_on_other_classes_names_what_starts_anew_and_fetches_no_weig
     assert left == [f'roi_head.{part}.{kind}' for part in parts for kind in ('weight', 'bias')]
 
 
-def test_resuming_runs_nothing_that_a_checkpoint_brings_along(tool, mini_data, detector, tmp_path):
+def test_resuming_runs_no_code_of_a_checkpoint(tool, mini_data, detector, tmp_path):
     checkpoint = torch.load(detector[0] / 'epoch_2.pth', weights_only=False)
     text = f"a = open({str(tmp_path / 'ran')!r}, 'w').close()"
     checkpoint['meta'] |= dict(config=text, cfg=text)
     checkpoint['message_hub']['runtime_info']['cfg'] = text
     checkpoint['meta'] = OrderedDict(checkpoint['meta'])
-    checkpoint['meta'].get = checkpoint['meta'].pop = set  # it says that it holds nothing
+    checkpoint['meta'].get = checkpoint['meta'].pop = set  # it pretends to be empty
     torch.save(checkpoint, tmp_path / 'evil.pth')
     options = ['--work-dir', tmp_path, '--resume', tmp_path / 'evil.pth', '--cfg-options', *TWO_EPOCHS]
     done = tool('train.py', DETECTION, *options, 'train_cfg.max_epochs=3', cwd=mini_data)
@@ -229,7 +228,7 @@ def test_resuming_runs_nothing_that_a_checkpoint_brings_along(tool, mini_data, d
         (SEGMENTATION, "compile = dict(backend='aot_eager')", 'Model has been "compiled"'),
     ],
 )
-def test_one_line_compiles(base, line, said, tool, mini_data, tmp_path):
+def test_one_line_in_a_config_compiles_the_model(base, line, said, tool, mini_data, tmp_path):
     (tmp_path / 'mine.py').write_text(f'_base_ = {str(base)!r}\n{line}\n')
     length = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
     if base == SEGMENTATION:

@@ -1,6 +1,6 @@
-"""All forms of the gated CNN block's branch are one function; the fused ones keep less for the backward pass.
+"""All implementations of the gated CNN block compute the same function, and the fused ones need less memory.
 
-Where there is no GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
+Without a GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
 """
 
 import os
@@ -30,9 +30,10 @@ SHAPES = {  # of the input, and of the block
 }
 
 
-def blocks(settings: dict, dim: int, *forms: str) -> list[GatedCNNBlock]:
-    """Blocks of several forms with the same weights, none of which is near 0 or 1."""
-    made = [GatedCNNBlock(dim, Arch((1,), (dim,), **settings), form=form).to(DEVICE) for form in forms]
+def blocks(settings: dict, dim: int, *implementations: str) -> list[GatedCNNBlock]:
+    """Blocks with several implementations and the same random weights, biases and norms included."""
+    arch = Arch((1,), (dim,), **settings)
+    made = [GatedCNNBlock(dim, arch, implementation=name).to(DEVICE) for name in implementations]
     torch.manual_seed(0)
     for name, parameter in made[0].named_parameters():
         nn.init.normal_(parameter, 1.0 if name == 'norm.weight' else 0.0, 0.3)
@@ -58,10 +59,10 @@ def assert_same(block: GatedCNNBlock, reference: GatedCNNBlock, x: Tensor, toler
         assert (value - expected[name]).abs().max() <= tolerance * expected[name].abs().max(), name
 
 
-@pytest.mark.parametrize('part', [2**22, 2**11], ids=['at once', 'in parts'])
+@pytest.mark.parametrize('cache_bytes', [2**22, 2**11], ids=['one tile', 'several tiles'])
 @pytest.mark.parametrize('shape', SHAPES)
-def test_fused_it_is_the_reference(shape, part, monkeypatch):
-    monkeypatch.setattr(gated_cnn, 'PART', part)
+def test_the_fused_operator_equals_the_eager_block(shape, cache_bytes, monkeypatch):
+    monkeypatch.setattr(gated_cnn, 'CACHE_BYTES', cache_bytes)
     size, settings = SHAPES[shape]
     reference, fused = blocks(settings, size[-1], 'eager', 'fused')
     assert_same(fused, reference, torch.randn(size, device=DEVICE), 1e-5)
@@ -72,16 +73,16 @@ def test_fused_it_is_the_reference(shape, part, monkeypatch):
 
 
 @pytest.mark.parametrize('shape', SHAPES)
-def test_by_tritons_kernels_it_is_the_reference(shape):
+def test_the_triton_kernels_equal_the_eager_block(shape):
     size, settings = SHAPES[shape]
     reference, kernels = blocks(settings, size[-1], 'eager', 'triton')
     assert_same(kernels, reference, torch.randn(size, device=DEVICE), 1e-5)
 
 
-@pytest.mark.parametrize('form', ['fused', 'triton'])
+@pytest.mark.parametrize('implementation', ['fused', 'triton'])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_under_autocast_it_is_as_exact_as_the_reference(form, dtype):
-    reference, block = blocks({}, 16, 'eager', form)
+def test_under_autocast_errors_are_no_larger_than_those_of_the_eager_block(implementation, dtype):
+    reference, block = blocks({}, 16, 'eager', implementation)
     x = torch.randn(1, 5, 6, 16, device=DEVICE)
     exact = outputs(reference, x)
     with torch.autocast(DEVICE, dtype):
@@ -93,10 +94,10 @@ def test_under_autocast_it_is_as_exact_as_the_reference(form, dtype):
         assert errors[0] < 2 * errors[1] + torch.finfo(dtype).eps, (name, errors)
 
 
-def test_aligned_weights_are_the_same_function():
+def test_padded_weights_compute_the_same_function():
     reference, block = (b.double() for b in blocks(dict(expansion_ratio=2.7), 16, 'eager', 'eager'))
     layers = block.fc1, block.conv, block.fc2
-    wide = gated_cnn.aligned(*(p for layer in layers for p in (layer.weight, layer.bias)))
+    wide = gated_cnn.pad_hidden_channels(*(p for layer in layers for p in (layer.weight, layer.bias)))
     assert block.fc2.in_features == 43 and wide[-2].shape[1] == 48
     x, arguments = torch.randn(1, 4, 4, 16, dtype=torch.double, device=DEVICE), (1e-6, 'GELU', False, True)
     branch, gi, _ = gated_cnn.fused(x, block.norm.weight, block.norm.bias, *wide, *arguments)
@@ -108,21 +109,21 @@ def test_aligned_weights_are_the_same_function():
         torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
 
 
-@pytest.mark.parametrize('form', ['fused', 'triton'])
-def test_pytorch_finds_the_operator_well_registered(form):
-    """Its fake kernel, its gradient and what it says of aliases hold, so that torch.compile may rely on them."""
-    (block,) = blocks({}, 8, form)
+@pytest.mark.parametrize('implementation', ['fused', 'triton'])
+def test_opcheck_accepts_the_operator(implementation):
+    """The schema, the gradient and the fake kernel are right, so torch.compile can rely on them."""
+    (block,) = blocks({}, 8, implementation)
     parameters = [p for layer in (block.norm, block.fc1, block.conv, block.fc2) for p in (layer.weight, layer.bias)]
     x = torch.randn(1, 3, 2, 8, device=DEVICE, requires_grad=True)
-    for keep in (True, False):
+    for save in (True, False):
         tests = ('test_schema', 'test_autograd_registration', 'test_faketensor')
-        arguments = (x, *parameters, 1e-6, 'GELU', form == 'triton', keep)
+        arguments = (x, *parameters, 1e-6, 'GELU', implementation == 'triton', save)
         torch.library.opcheck(gated_cnn.fused, arguments, test_utils=tests)
     torch.library.opcheck(gated_cnn.fused, (*arguments[:-1], True), test_utils='test_aot_dispatch_dynamic')
 
 
-def test_what_a_compiler_is_told_of_gradients_is_so():
-    """Shapes, dtypes and strides: a compiler lays out what follows by them."""
+def test_the_fake_backward_kernel_returns_the_real_shapes_dtypes_and_strides():
+    """A compiler relies on them for the code that follows."""
     (block,) = blocks({}, 16, 'triton')
     parameters = [p for layer in (block.norm, block.fc1, block.conv, block.fc2) for p in (layer.weight, layer.bias)]
     norm_weight, norm_bias, fc1_weight, _, conv_weight, conv_bias, fc2_weight, _ = parameters
@@ -131,14 +132,14 @@ def test_what_a_compiler_is_told_of_gradients_is_so():
     weights = norm_weight, norm_bias, fc1_weight, conv_weight, conv_bias, fc2_weight
     arguments = (branch, x, gi, c, *weights, 1e-6, 'GELU', True)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        told = gated_cnn.fused_backward(*arguments)
-    for real, fake in zip(gated_cnn.fused_backward(*arguments), told, strict=True):
+        fakes = gated_cnn.fused_backward(*arguments)
+    for real, fake in zip(gated_cnn.fused_backward(*arguments), fakes, strict=True):
         assert (real.shape, real.dtype, real.is_contiguous()) == (fake.shape, fake.dtype, fake.is_contiguous())
 
 
-@pytest.mark.parametrize('form', ['fused', 'triton'])
-def test_a_norm_gets_one_dtype_where_a_convolution_made_its_input(form, monkeypatch):
-    """In timm's sizes one does. CUDA's kernels take no other; a CPU's would not complain."""
+@pytest.mark.parametrize('implementation', ['fused', 'triton'])
+def test_the_norm_gets_tensors_of_one_dtype_when_the_input_is_in_half_precision(implementation, monkeypatch):
+    """In timm's sizes, convolutions pass on such inputs. CUDA's kernels require one dtype; a CPU's do not."""
     seen = []
 
     def strict(function: Callable) -> Callable:
@@ -150,36 +151,36 @@ def test_a_norm_gets_one_dtype_where_a_convolution_made_its_input(form, monkeypa
 
     monkeypatch.setattr(nn.functional, 'layer_norm', strict(nn.functional.layer_norm))
     monkeypatch.setattr(torch, 'native_layer_norm', strict(torch.native_layer_norm))
-    (block,) = blocks({}, 16, form)
+    (block,) = blocks({}, 16, implementation)
     x = torch.randn(1, 4, 4, 16, device=DEVICE).bfloat16().requires_grad_()
     with torch.autocast(DEVICE, torch.bfloat16):
         block(x).float().sum().backward()
     assert seen == [{torch.float}, {torch.float}] and x.grad.dtype == torch.bfloat16
 
 
-def test_nothing_is_kept_of_a_frozen_block():
+def test_a_frozen_block_saves_nothing_for_the_backward_pass():
     (block,) = blocks({}, 8, 'fused')
     block.requires_grad_(False)
-    assert kept(block, torch.randn(1, 8, 8, 8, device=DEVICE)) == 0
+    assert saved_bytes(block, torch.randn(1, 8, 8, 8, device=DEVICE)) == 0
 
 
-@pytest.mark.parametrize('form', ['fused', 'triton'])
-def test_an_empty_batch_and_a_device_without_data_pass(form):
-    (block,) = blocks({}, 8, form)
+@pytest.mark.parametrize('implementation', ['fused', 'triton'])
+def test_empty_batches_and_meta_tensors_work(implementation):
+    (block,) = blocks({}, 8, implementation)
     x = torch.zeros(0, 4, 4, 8, device=DEVICE, requires_grad=True)
     block(x).sum().backward()
     assert x.grad.shape == x.shape and block.fc1.weight.grad.abs().sum() == 0
     assert block.to('meta')(x.to('meta')).shape == x.shape
 
 
-def test_the_choice_by_device_can_be_compiled():
+def test_the_choice_of_an_implementation_compiles():
     choose = torch.compile(
-        lambda x: x + len(gated_cnn.form_on(torch.device('cuda'), 'auto')), fullgraph=True, backend='eager'
+        lambda x: x + len(gated_cnn.implementation_on(torch.device('cuda'), 'auto')), fullgraph=True, backend='eager'
     )
     assert choose(torch.zeros(())) == len('eager')
 
 
-def test_operations_of_the_operator_are_counted():
+def test_the_operators_operations_are_counted_like_the_eager_blocks():
     reference, block = blocks({}, 16, 'eager', 'fused')
     counts = []
     for model in (reference, block):
@@ -189,8 +190,8 @@ def test_operations_of_the_operator_are_counted():
     assert counts[0] == counts[1] > 0
 
 
-def kept(model: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass, parameters excluded."""
+def saved_bytes(model: nn.Module, x: Tensor) -> int:
+    """Bytes that a forward pass saves for the backward pass, without parameters."""
     storages = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -201,14 +202,16 @@ def kept(model: nn.Module, x: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         maps = model(x)
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    del maps  # until here, storages of the graph cannot be reused
+    del maps  # until now the graph has kept its storages from being reused
     return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in parameters)
 
 
 @pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
-def test_less_than_half_of_what_timms_model_keeps_is_kept(arch):
+def test_a_model_saves_less_than_half_as_much_as_timms(arch):
     x = torch.randn(1, 3, 160, 256)
-    assert kept(MambaOut(arch), x) <= 0.45 * kept(timm.create_model(f'mambaout_{arch}', features_only=True), x)
+    assert saved_bytes(MambaOut(arch), x) <= 0.45 * saved_bytes(
+        timm.create_model(f'mambaout_{arch}', features_only=True), x
+    )
 
 
 COMPILE = """
@@ -231,22 +234,22 @@ for kernel, constants in (
 """
 
 
-def test_the_kernels_compile_for_a_gpu():
+def test_the_triton_kernels_compile_for_a_gpu():
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     done = subprocess.run([sys.executable, '-c', COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 12 and all(int(size) > 1000 for size in done.stdout.split())
 
 
-def test_a_form_that_does_not_exist_or_not_on_this_device_is_answered(monkeypatch):
-    with pytest.raises(UserError, match="gated_cnn='fast' is none of 'auto': 'eager' on CUDA"):
+def test_implementations_that_are_unknown_or_need_another_device_are_refused(monkeypatch):
+    with pytest.raises(UserError, match="gated_cnn='fast' is unknown; known: 'auto': 'eager' on CUDA"):
         MambaOut('femto', gated_cnn='fast')
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     with pytest.raises(UserError, match="gated_cnn='triton' needs CUDA"):
         MambaOut('femto', gated_cnn='triton')(torch.randn(1, 3, 32, 32))
 
 
-def test_the_form_is_said_in_the_log(tmp_path):
-    MMLogger.get_instance('test_form', log_file=str(tmp_path / 'log'))
+def test_the_log_names_the_implementation(tmp_path):
+    MMLogger.get_instance('test_implementation', log_file=str(tmp_path / 'log'))
     MambaOut('femto').init_weights()
-    assert "MambaOut: the branch of each block is 'fused', one operator" in (tmp_path / 'log').read_text()
+    assert "MambaOut: blocks are computed as 'fused': one operator" in (tmp_path / 'log').read_text()

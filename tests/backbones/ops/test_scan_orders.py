@@ -1,4 +1,4 @@
-"""Every scan order reads a map as it is defined, and restores any sequence exactly, on every size up to 9x9."""
+"""Every scan order reads a map by its definition and restores any sequence exactly, for all sizes up to 9x9."""
 
 from itertools import pairwise, product
 
@@ -12,11 +12,11 @@ from backbones.ops.scan_orders import ORDERS, Windows, get_order
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 NAMES = [*ORDERS, 'windows1', 'windows4', 'windows4_reversed']
 SIZES = list(product(range(1, 10), repeat=2))
-STEPS = {(0, 1): 1, (0, -1): 2, (-1, 0): 3, (1, 0): 4}  # (down, right): its number
+STEPS = {(0, 1): 1, (0, -1): 2, (-1, 0): 3, (1, 0): 4}  # PlainMamba's number of each step (down, right)
 
 
 def path(name: str, height: int, width: int) -> list[tuple[int, int]]:
-    """The cells ``(i, j)`` of a map in an order, one by one, by its definition in words; those outside are padded."""
+    """The cells ``(i, j)`` of a map, in the order as it is defined; cells outside the map are padding."""
     kind, *rest = name.split('_')
     rows, columns = range(height), range(width)
     if kind == 'rows':
@@ -35,17 +35,17 @@ def path(name: str, height: int, width: int) -> list[tuple[int, int]]:
 
 
 def sizes(name: str) -> list[tuple[int, int]]:
-    """All sizes up to 9x9 that an order takes."""
+    """All sizes up to 9x9 that an order supports."""
     return [size for size in SIZES if min(size) >= getattr(get_order(name), 'size', 1)]
 
 
 def numbered(height: int, width: int) -> Tensor:
-    """Two maps whose values are all different, and none of them 0."""
+    """Two maps of different values, none of which is 0."""
     return torch.arange(1, 2 * height * width * 3 + 1, device=DEVICE).view(2, height, width, 3)
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_a_map_is_read_cell_by_cell_as_the_order_says(name):
+def test_a_map_is_read_cell_by_cell_in_the_defined_order(name):
     for height, width in sizes(name):
         x = numbered(height, width)
         inside = [(i < height and j < width, i, j) for i, j in path(name, height, width)]
@@ -62,7 +62,7 @@ def test_a_map_is_restored_exactly(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_any_sequence_comes_back_to_where_it_was_read_and_padding_is_left_out(name):
+def test_any_sequence_is_restored_cell_by_cell_and_padding_is_dropped(name):
     for height, width in sizes(name):
         cells = path(name, height, width)
         y = numbered(1, len(cells))[:, 0]
@@ -83,7 +83,7 @@ def test_vmamba_reads_a_map_of_two_rows_in_its_four_orders():
 
 
 @pytest.mark.parametrize('name', ['snake_rows', 'snake_columns', 'snake_rows_reversed', 'snake_columns_reversed'])
-def test_a_snake_never_leaps_and_says_each_of_its_steps(name):
+def test_a_snake_moves_between_neighbours_and_reports_each_direction(name):
     for height, width in SIZES:
         cells = path(name, height, width)
         steps = [STEPS[i - before_i, j - before_j] for (before_i, before_j), (i, j) in pairwise(cells)]
@@ -92,7 +92,7 @@ def test_a_snake_never_leaps_and_says_each_of_its_steps(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_reversed_it_is_the_same_order_from_the_other_end(name):
+def test_a_reversed_order_is_the_same_order_from_the_other_end(name):
     order, x = get_order(name), numbered(7, 8)
     assert torch.equal(order.reversed.read(x), order.read(x).flip(1))
     assert order.reversed.reversed == order != order.reversed
@@ -101,7 +101,7 @@ def test_reversed_it_is_the_same_order_from_the_other_end(name):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_gradients_are_read_and_restored_too(name):
+def test_gradients_pass_through_reading_and_restoring(name):
     order = get_order(name)
     x = torch.randn(2, 7, 9, 3, dtype=torch.double, device=DEVICE, requires_grad=True)
     y = order.read(x)
@@ -119,15 +119,15 @@ def test_values_keep_their_dtype_and_bits(dtype):
         assert y.dtype == dtype and torch.equal(get_order(name).restore(y, 8, 9), x), name
 
 
-def test_maps_in_other_layouts_and_empty_batches_pass():
-    x = torch.randn(2, 3, 8, 9, device=DEVICE).permute(0, 2, 3, 1)  # as convolutions give them
+def test_maps_with_other_strides_and_empty_batches_work():
+    x = torch.randn(2, 3, 8, 9, device=DEVICE).permute(0, 2, 3, 1)  # like the output of a convolution
     for name in NAMES:
         order = get_order(name)
         assert torch.equal(order.read(x), order.read(x.contiguous())), name
         assert order.restore(order.read(x[:0]), 8, 9).shape == (0, 8, 9, 3), name
 
 
-def test_rows_are_views_and_so_are_columns_that_are_restored():
+def test_reading_rows_and_restoring_rows_or_columns_copies_nothing():
     x = torch.randn(1, 4, 5, 2, device=DEVICE)
     rows, columns = ORDERS['rows'], ORDERS['columns']
     assert rows.restore(rows.read(x), 4, 5).data_ptr() == x.data_ptr()
@@ -136,7 +136,7 @@ def test_rows_are_views_and_so_are_columns_that_are_restored():
 
 
 @pytest.mark.parametrize('name', ['snake_columns_reversed', 'windows4'])
-def test_compiled_without_a_break_it_is_the_same_at_any_size(name):
+def test_a_compiled_order_gives_the_same_result_without_a_graph_break(name):
     order = get_order(name)
     there_and_back = torch.compile(
         lambda x: order.restore(2 * order.read(x), *x.shape[1:3]), fullgraph=True, dynamic=True, backend='aot_eager'
@@ -148,7 +148,7 @@ def test_compiled_without_a_break_it_is_the_same_at_any_size(name):
 
 
 @pytest.mark.parametrize('size', [(6, 20), (20, 6), (1, 1)])
-def test_a_map_that_is_smaller_than_a_window_is_answered(size):
+def test_a_map_smaller_than_a_window_is_refused(size):
     message = f"scan order 'windows7': a map of {size[0]}x{size[1]} cells is smaller than a window; choose smaller"
     for order in (get_order('windows7'), get_order('windows7_reversed')):
         with pytest.raises(UserError, match=message):
@@ -158,12 +158,12 @@ def test_a_map_that_is_smaller_than_a_window_is_answered(size):
 @pytest.mark.parametrize(
     ('name', 'near'), [('row', 'rows'), ('rows_reverse', 'rows_reversed'), ('windows0', 'windows7'), (['rows'], 'rows')]
 )
-def test_an_order_that_does_not_exist_is_answered_with_the_nearest(name, near):
+def test_an_unknown_order_is_refused_with_the_nearest_one(name, near):
     with pytest.raises(UserError) as error:
         get_order(name)
     assert str(error.value).startswith(f'unknown scan order {name!r} (did you mean {near!r}?); known: rows, columns,')
 
 
-def test_names_are_those_of_the_orders():
+def test_every_name_gives_its_order():
     assert all(get_order(name) == order for name, order in ORDERS.items())
     assert get_order('windows12_reversed') == Windows(size=12, backward=True)

@@ -1,6 +1,6 @@
-"""All forms of the selective scan are one function, which is exact over long sequences and keeps little.
+"""All implementations of the selective scan agree, are exact over long sequences and need little memory.
 
-Where there is no GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
+Without a GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
 """
 
 import math
@@ -26,14 +26,14 @@ NAMES = 'u', 'delta', 'A', 'B', 'C', 'D', 'delta_bias'
 SHAPES = {  # batch, L, D, N
     'one state': (2, 11, 5, 1),
     'sixteen states': (1, 7, 3, 16),
-    'states that are no power of 2, channels of several blocks': (1, 5, 70, 3),
-    'chunks that are all full': (1, 9, 2, 2),
+    'several channel blocks, and a number of states that is no power of 2': (1, 5, 70, 3),
+    'all chunks full': (1, 9, 2, 2),
     'one position': (2, 1, 4, 3),
 }
 
 
 def make(batch: int, length: int, channels: int, states: int, dtype: torch.dtype = torch.float) -> list[Tensor]:
-    """Inputs of usual sizes: decays from about 0.3 to 1."""
+    """Random inputs with typical decays, from about 0.3 to 1."""
     torch.manual_seed(0)
     u, delta = (torch.randn(batch, length, channels) for _ in range(2))
     B, C = (torch.randn(batch, length, states) for _ in range(2))
@@ -74,168 +74,174 @@ def loop(grad: Tensor, *inputs: Tensor) -> list[Tensor]:
     ]
 
 
-def outputs(grad: Tensor, *inputs: Tensor, form: str) -> list[Tensor]:
+def outputs(grad: Tensor, *inputs: Tensor, implementation: str) -> list[Tensor]:
     """The output and the gradients of all inputs."""
-    y = selective_scan(*inputs, form=form)
+    y = selective_scan(*inputs, implementation=implementation)
     return [y, *torch.autograd.grad(y, inputs, grad.to(y.dtype))]
 
 
 def assert_close(ours: list[Tensor], exact: list[Tensor], tolerance: float) -> None:
-    """By the L2 norm of the difference, relative to that of the exact values."""
+    """Compare by the L2 norm of the difference, relative to that of the exact values."""
     for name, value, expected in zip(('output', *NAMES), ours, exact, strict=True):
         assert value.shape == expected.shape, name
         assert (value.double() - expected).norm() <= tolerance * expected.norm(), name
 
 
-@pytest.mark.parametrize('parts', [False, True], ids=['at once', 'in parts'])
+@pytest.mark.parametrize('many_blocks', [False, True], ids=['one block', 'many blocks'])
 @pytest.mark.parametrize('shape', SHAPES)
-@pytest.mark.parametrize('form', ['reference', 'chunked', 'triton'])
-def test_it_is_the_recurrence(form, shape, parts, monkeypatch):
-    if parts:
-        monkeypatch.setattr(module, 'PART', 1)
+@pytest.mark.parametrize('implementation', ['reference', 'chunked', 'triton'])
+def test_the_scan_equals_a_loop_over_positions(implementation, shape, many_blocks, monkeypatch):
+    if many_blocks:
+        monkeypatch.setattr(module, 'CACHE_VALUES', 1)
         monkeypatch.setattr('backbones.ops.selective_scan_triton.HISTORY', 1)
     inputs = make(*SHAPES[shape])
     grad = torch.randn_like(inputs[0])
-    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-5)
+    assert_close(outputs(grad, *inputs, implementation=implementation), loop(grad, *inputs), 1e-5)
     inputs = make(*SHAPES[shape], dtype=torch.double)
-    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-13)
+    assert_close(outputs(grad, *inputs, implementation=implementation), loop(grad, *inputs), 1e-13)
 
 
 @pytest.mark.parametrize('states', [1, 16])
-def test_over_the_longest_sequence_of_a_detector_it_is_exact(states):
-    """Cells of a map of stride 4 of an image of 800x1280 pixels."""
+def test_the_scan_is_exact_over_a_detectors_longest_sequence(states):
+    """It has one position per cell of the map at stride 4 of an image of 800x1280 pixels."""
     inputs = make(1, 200 * 320, 4, states)
     grad = torch.randn_like(inputs[0])
-    assert_close(outputs(grad, *inputs, form='chunked'), loop(grad, *inputs), 1e-5)
+    assert_close(outputs(grad, *inputs, implementation='chunked'), loop(grad, *inputs), 1e-5)
 
 
 @pytest.mark.parametrize('states', [1, 3])
-def test_its_gradients_are_those_of_finite_differences(states):
+def test_gradients_equal_finite_differences(states):
     assert torch.autograd.gradcheck(selective_scan, make(2, 5, 2, states, torch.double))
 
 
-@pytest.mark.parametrize('form', ['reference', 'chunked', 'triton'])
-def test_of_constants_it_is_a_geometric_series(form):
+@pytest.mark.parametrize('implementation', ['reference', 'chunked', 'triton'])
+def test_a_scan_of_constants_is_a_geometric_series(implementation):
     length, ones, rates = 12, torch.ones(1, 12, 1, device=DEVICE), torch.tensor([-0.1, -1.0, -50.0], device=DEVICE)
-    bias = torch.tensor([math.log(math.e - 1)] * 3, device=DEVICE)  # softplus makes 1 of it
-    y = selective_scan(ones.expand(-1, -1, 3), ones.expand(-1, -1, 3) * 0, rates[:, None], ones, ones, None, bias, form)
+    bias = torch.tensor([math.log(math.e - 1)] * 3, device=DEVICE)  # softplus of it is 1
+    y = selective_scan(
+        ones.expand(-1, -1, 3), ones.expand(-1, -1, 3) * 0, rates[:, None], ones, ones, None, bias, implementation
+    )
     t = torch.arange(1.0, length + 1, device=DEVICE)[:, None]
     torch.testing.assert_close(y[0], (1 - torch.exp(t * rates)) / (1 - torch.exp(rates)))
 
 
-@pytest.mark.parametrize('form', ['reference', 'chunked', 'triton'])
-def test_without_steps_only_the_skip_is_left(form):
+@pytest.mark.parametrize('implementation', ['reference', 'chunked', 'triton'])
+def test_with_step_sizes_of_zero_only_the_skip_connection_remains(implementation):
     u, delta, A, B, C, D, _ = make(1, 10, 3, 2)
-    assert torch.equal(selective_scan(u, delta - 1e4, A, B, C, D, form=form), D * u)
-    assert selective_scan(u, delta - 1e4, A, B, C, form=form).abs().max() == 0
+    assert torch.equal(selective_scan(u, delta - 1e4, A, B, C, D, implementation=implementation), D * u)
+    assert selective_scan(u, delta - 1e4, A, B, C, implementation=implementation).abs().max() == 0
 
 
-@pytest.mark.parametrize('form', ['chunked', 'triton'])
+@pytest.mark.parametrize('implementation', ['chunked', 'triton'])
 @pytest.mark.parametrize('scale', [1e-30, 1e30])
-def test_decays_of_all_sizes_give_finite_results(form, scale):
-    """Products of decays reach 0 and 1; whoever divides by them gets infinities."""
+def test_extreme_decays_give_finite_results(implementation, scale):
+    """Products of decays reach 0 and 1, and dividing by them would give infinities."""
     inputs = make(1, 10, 3, 2)
     inputs[2] = (inputs[2] * scale).detach().requires_grad_()
     grad = torch.ones_like(inputs[0])
-    assert_close(outputs(grad, *inputs, form=form), loop(grad, *inputs), 1e-5)
+    assert_close(outputs(grad, *inputs, implementation=implementation), loop(grad, *inputs), 1e-5)
 
 
-@pytest.mark.parametrize('form, length', [('reference', 500), ('chunked', 5000), ('triton', 12)])
+@pytest.mark.parametrize('implementation, length', [('reference', 500), ('chunked', 5000), ('triton', 12)])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_under_autocast_states_and_sums_are_in_single_precision(form, length, dtype):
-    """Inputs and their gradients are all that is rounded to half precision."""
+def test_under_autocast_states_and_sums_are_in_single_precision(implementation, length, dtype):
+    """Only the inputs and their gradients are rounded to half precision."""
     inputs = [x if x.dim() < 3 else x.detach().to(dtype).requires_grad_() for x in make(1, length, 4, 2)]
     inputs[2] = (inputs[2] / 50).detach().requires_grad_()  # states remember hundreds of positions
     grad = torch.randn(1, length, 4, device=DEVICE).to(dtype)
-    single = outputs(grad.float(), *(x.float() for x in inputs), form=form)
+    single = outputs(grad.float(), *(x.float() for x in inputs), implementation=implementation)
     assert_close(single, loop(grad, *inputs), 1e-5)
     with torch.autocast(DEVICE, dtype):
-        half = outputs(grad, *inputs, form=form)
+        half = outputs(grad, *inputs, implementation=implementation)
     for name, value, expected, x in zip(('output', *NAMES), half, single, [single[0], *inputs], strict=True):
-        rounding = dict(rtol=torch.finfo(x.dtype).eps, atol=0)  # Triton's interpreter cuts digits off
+        rounding = dict(rtol=torch.finfo(x.dtype).eps, atol=0)  # Triton's interpreter truncates
         torch.testing.assert_close(value, expected.to(x.dtype), **rounding, msg=name)
 
 
-@pytest.mark.parametrize('form', ['chunked', 'triton'])
-def test_what_half_precision_has_no_number_for_stays_finite(form):
+@pytest.mark.parametrize('implementation', ['chunked', 'triton'])
+def test_results_beyond_the_range_of_half_precision_stay_finite(implementation):
     inputs = [x if x.dim() < 3 else torch.full_like(x, 60).half() for x in make(1, 6, 4, 2)]
-    y = selective_scan(*inputs, form=form)
+    y = selective_scan(*inputs, implementation=implementation)
     assert y.max() > torch.finfo(torch.half).max
-    torch.testing.assert_close(y, selective_scan(*(x.float() for x in inputs), form='reference'))
+    torch.testing.assert_close(y, selective_scan(*(x.float() for x in inputs), implementation='reference'))
 
 
 @pytest.mark.parametrize('wrong', ['delta', 'A', 'B', 'C'])
-def test_shapes_that_do_not_fit_are_named(wrong):
+def test_an_input_of_a_wrong_shape_is_refused_by_name(wrong):
     inputs = dict(zip('u delta A B C D'.split(), make(1, 5, 4, 2), strict=False))
     inputs[wrong] = inputs[wrong][..., :-1, :]
     with pytest.raises(ValueError, match=f'selective_scan: {wrong} is .* and must be '):
         selective_scan(**inputs)
 
 
-@pytest.mark.parametrize('form', ['chunked', 'triton'])
-def test_views_of_any_strides_are_taken(form):
+@pytest.mark.parametrize('implementation', ['chunked', 'triton'])
+def test_inputs_and_gradients_may_have_any_strides(implementation):
     inputs = make(2, 6, 4, 3)
     grad = torch.randn_like(inputs[0])
     views = [x.detach().mT.contiguous().mT.requires_grad_() if x.dim() > 1 else x for x in inputs]
     assert not any(x.is_contiguous() for x in views[:5])
-    expected = [value.double() for value in outputs(grad, *inputs, form=form)]
-    assert_close(outputs(grad.mT.contiguous().mT, *views, form=form), expected, 1e-5)
-    expanded = outputs(torch.ones((), device=DEVICE).expand_as(grad), *inputs, form=form)  # as of a sum
+    expected = [value.double() for value in outputs(grad, *inputs, implementation=implementation)]
+    assert_close(outputs(grad.mT.contiguous().mT, *views, implementation=implementation), expected, 1e-5)
+    expanded = outputs(
+        torch.ones((), device=DEVICE).expand_as(grad), *inputs, implementation=implementation
+    )  # like the gradient of a sum
     assert_close(expanded, loop(torch.ones_like(grad), *inputs), 1e-5)
 
 
-@pytest.mark.parametrize('form', ['chunked', 'triton'])
-def test_an_empty_batch_and_a_device_without_data_pass(form):
+@pytest.mark.parametrize('implementation', ['chunked', 'triton'])
+def test_empty_batches_and_meta_tensors_work(implementation):
     inputs = make(0, 6, 3, 2)
-    selective_scan(*inputs, form=form).sum().backward()
+    selective_scan(*inputs, implementation=implementation).sum().backward()
     assert all(x.grad.shape == x.shape and x.grad.abs().sum() == 0 for x in inputs)
-    assert selective_scan(*(x.to('meta') for x in make(2, 6, 3, 2)), form=form).shape == (2, 6, 3)
+    assert selective_scan(*(x.to('meta') for x in make(2, 6, 3, 2)), implementation=implementation).shape == (2, 6, 3)
 
 
-def test_chunks_cover_a_sequence_in_as_many_steps_as_its_root():
+def test_the_number_of_chunks_and_their_length_are_about_the_square_root_of_the_sequences():
     for length in range(1, 2000):
         chunks, steps = module._chunks(length)
         assert (chunks - 1) * steps < length <= chunks * steps
         assert max(chunks, steps) <= math.isqrt(length - 1) + 1
 
 
-@pytest.mark.parametrize('form', ['chunked', 'triton'])
-def test_only_inputs_and_a_state_per_chunk_are_kept(form):
+@pytest.mark.parametrize('implementation', ['chunked', 'triton'])
+def test_only_inputs_and_one_state_per_chunk_are_saved(implementation):
     inputs = make(1, 20, 4, 16)
-    kept = {}
+    saved = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.numel()
+        saved[tensor.data_ptr()] = tensor.numel()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        y = selective_scan(*inputs, form=form)
-    assert sum(kept.values()) == sum(x.numel() for x in inputs) + 4 * 16 * 4 and y.requires_grad
-    kept.clear()
+        y = selective_scan(*inputs, implementation=implementation)
+    assert sum(saved.values()) == sum(x.numel() for x in inputs) + 4 * 16 * 4 and y.requires_grad
+    saved.clear()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        selective_scan(*(x.detach() for x in inputs), form=form)
-    assert not kept
+        selective_scan(*(x.detach() for x in inputs), implementation=implementation)
+    assert not saved
 
 
-@pytest.mark.parametrize('form', ['chunked', 'triton'])
+@pytest.mark.parametrize('implementation', ['chunked', 'triton'])
 @pytest.mark.parametrize('dtype', [torch.float, torch.bfloat16])
-def test_pytorch_finds_the_operator_well_registered(form, dtype):
-    """Its fake kernels, its gradient and what it says of aliases hold, so that torch.compile may rely on them."""
+def test_opcheck_accepts_the_operator(implementation, dtype):
+    """The schema, the gradient and the fake kernels are right, so torch.compile can rely on them."""
     inputs = [x if x.dim() < 3 else x.detach().to(dtype).requires_grad_() for x in make(2, 3, 4, 2)]
     tests = ('test_schema', 'test_autograd_registration', 'test_faketensor')
-    for keep in (True, False):
-        torch.library.opcheck(module.scan, (*inputs, form == 'triton', keep), test_utils=tests)
-    torch.library.opcheck(module.scan, (*inputs, form == 'triton', True), test_utils='test_aot_dispatch_dynamic')
-    y, states = module.scan(*inputs, form == 'triton', True)
+    for save in (True, False):
+        torch.library.opcheck(module.scan, (*inputs, implementation == 'triton', save), test_utils=tests)
+    torch.library.opcheck(
+        module.scan, (*inputs, implementation == 'triton', True), test_utils='test_aot_dispatch_dynamic'
+    )
+    y, states = module.scan(*inputs, implementation == 'triton', True)
     views = [x.mT.contiguous().mT if x.dim() > 1 else x for x in inputs]
-    arguments = torch.ones_like(y), states, *views, form == 'triton'
+    arguments = torch.ones_like(y), states, *views, implementation == 'triton'
     with FakeTensorMode(allow_non_fake_inputs=True):
-        told = module.scan_backward(*arguments)
-    for real, fake in zip(module.scan_backward(*arguments), told, strict=True):
+        fakes = module.scan_backward(*arguments)
+    for real, fake in zip(module.scan_backward(*arguments), fakes, strict=True):
         assert (real.shape, real.dtype, real.is_contiguous()) == (fake.shape, fake.dtype, fake.is_contiguous())
 
 
-def test_it_compiles_once_for_sequences_of_all_lengths():
+def test_one_compiled_program_takes_sequences_of_all_lengths():
     compiled = torch.compile(selective_scan, fullgraph=True, dynamic=True, backend='aot_eager')
     torch._dynamo.utils.counters.clear()
     for length in (30, 5, 17):
@@ -251,7 +257,7 @@ class Scan(nn.Module):
         return selective_scan(*inputs)
 
 
-def test_its_operations_are_counted_as_vmamba_counts_them():
+def test_operations_are_counted_by_vmambas_formula():
     inputs, expected = make(2, 6, 5, 3), 9 * 2 * 6 * 5 * 3 + 2 * 6 * 5
     with FlopCounterMode(display=False) as counter:
         selective_scan(*inputs)
@@ -270,7 +276,7 @@ from backbones.ops import selective_scan_triton as kernels
 HALF = 'u_ptr delta_ptr B_ptr C_ptr grad_u_ptr grad_delta_ptr'.split()  # under autocast
 gradients = [name for name in kernels._adjoint_kernel.arg_names if name.startswith('grad_') and name != 'grad_ptr']
 gradients.remove('grad_states_ptr')
-ONES = dict.fromkeys(['NP', 'N', 'L', 'steps', 'chunks'], 1)  # Triton makes a constant of each size that is 1
+ONES = dict.fromkeys(['NP', 'N', 'L', 'steps', 'chunks'], 1)  # Triton treats sizes of 1 as constants
 for kernel, constants in (
     (kernels._scan_kernel, dict.fromkeys(['y_ptr', 'history_ptr'])),
     (kernels._scan_kernel, dict.fromkeys(['total_ptr', 'history_ptr'])),
@@ -289,17 +295,21 @@ for kernel, constants in (
 """
 
 
-def test_the_kernels_compile_for_a_gpu():
+def test_the_triton_kernels_compile_for_a_gpu():
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     done = subprocess.run([sys.executable, '-c', COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.split()) == 21 and all(int(size) > 1000 for size in done.stdout.split())
 
 
-def test_a_form_that_does_not_exist_or_not_on_this_device_is_answered(monkeypatch):
+def test_implementations_that_are_unknown_or_need_another_device_are_refused(monkeypatch):
     inputs = make(1, 4, 2, 1)
-    with pytest.raises(UserError, match=r"unknown form='chunk' \(did you mean 'chunked'\?\); known: auto, reference"):
-        selective_scan(*inputs, form='chunk')
+    with pytest.raises(
+        UserError, match=r"selective_scan='chunk' is unknown \(did you mean 'chunked'\?\); known: auto, reference"
+    ):
+        selective_scan(*inputs, implementation='chunk')
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
-    with pytest.raises(UserError, match="form='triton' needs CUDA, and u is on cpu: 'auto' chooses by device"):
-        selective_scan(*(x.cpu() for x in inputs), form='triton')
+    with pytest.raises(
+        UserError, match="selective_scan='triton' needs CUDA, and the input is on cpu; selective_scan='auto'"
+    ):
+        selective_scan(*(x.cpu() for x in inputs), implementation='triton')

@@ -1,0 +1,1 @@
+"""Speed and memory of this project beside its peers; ``tools/benchmark.py`` runs it from a checkout."""

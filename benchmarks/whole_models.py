@@ -1,0 +1,132 @@
+"""Mask R-CNN and UperNet: the whole training step and inference, with every backbone behind the same heads."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.registry import init_default_scope
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
+from torch import nn
+
+from backbones.mambaout import ARCHS
+from mmengine_plugin import config
+
+from .candidates import build, mambaout_candidates, other_candidates
+from .measuring import CUDA, DEVICE, DTYPE, measure, profile
+
+SHAPES = dict(  # images x height x width
+    detection=['2x800x1280'] if CUDA else ['1x800x1280'],
+    segmentation=['16x512x512'] if CUDA else ['2x512x512'],
+)
+
+
+def measure_whole_models(task: str, arch: str, shapes: list[str], rounds: int) -> Iterator[dict]:
+    """Measure a detector or a segmentor on each backbone.
+
+    Args:
+        task: ``'detection'`` for Mask R-CNN or ``'segmentation'`` for UperNet.
+        arch: A size of MambaOut, for example ``'tiny'``.
+        shapes: Batches, as ``'<images>x<height>x<width>'``.
+        rounds: How often each candidate runs.
+
+    Yields:
+        A row of the report for each shape, pass and candidate.
+    """
+    models = build_models(task, arch)
+    for shape in shapes:
+        images, height, width = map(int, shape.split('x'))
+        batch = random_batch(task, images, height, width)
+        for what, function in dict(step=train_step, inference=infer).items():
+            runs = {name: partial(function, *built, batch) for name, built in models.items()}
+            for name, result in measure(runs, rounds, f'{task} {what} {shape}').items():
+                if what == 'step':
+                    result |= profile(runs[name], result['seconds'])
+                if CUDA:
+                    result['images_per_second'] = images / statistics.median(result['seconds'])
+                yield dict(suite=f'{task} {arch}', what=what, shape=shape, candidate=name, **result)
+
+
+def build_models(task: str, arch: str) -> dict[str, tuple[nn.Module, OptimWrapper]]:
+    """Build the model of the task, and its optimizer, with each candidate as its backbone."""
+    cfg = Config.fromfile(config(f'{"mask_rcnn" if task == "detection" else "upernet"}_mambaout_{arch}'))
+    init_default_scope(cfg.default_scope)
+    cfg.optim_wrapper.pop('paramwise_cfg')  # it logs a line for each parameter, and does not change the time
+    cfg.optim_wrapper.dtype = 'bfloat16'  # on CUDA
+    if task == 'detection':
+        # random weights score differently with each backbone; without a threshold, all have the same number of boxes
+        cfg.model.test_cfg.rcnn.score_thr = 0.0
+    backbones = {}
+    for name, backbone in mambaout_candidates(arch).items():
+        if 'out_norm' in backbone:
+            backbone['out_norm'] = True
+        backbones[name] = backbone, list(ARCHS[arch].dims)
+    models = {}
+    for name, (backbone, channels) in (backbones | other_candidates()).items():
+        model_cfg = copy.deepcopy(cfg.model)
+        model_cfg.backbone = backbone
+        if task == 'detection':
+            model_cfg.neck.in_channels = channels
+        else:
+            model_cfg.decode_head.in_channels = channels
+            model_cfg.auxiliary_head.in_channels = channels[2]
+        model = build(name, model_cfg)
+        models[name] = model, build_optim_wrapper(model, cfg.optim_wrapper)
+    return models
+
+
+def train_step(model: nn.Module, optimizer: OptimWrapper, batch: dict) -> None:
+    """Run a whole training step, the optimizer's included."""
+    model.train().train_step(copy.deepcopy(batch), optimizer)
+
+
+def infer(model: nn.Module, optimizer: OptimWrapper, batch: dict) -> None:
+    """Run inference, from images to results; the optimizer is not used."""
+    with torch.no_grad(), torch.autocast(DEVICE, DTYPE, enabled=CUDA):
+        model.eval().test_step(copy.deepcopy(batch))
+
+
+def random_batch(task: str, images: int, height: int, width: int) -> dict:
+    """A batch of noise, with random objects or labels."""
+    random = np.random.default_rng(0)
+    inputs = [torch.from_numpy(random.integers(0, 256, (3, height, width), dtype=np.uint8)) for _ in range(images)]
+    make_sample = detection_sample if task == 'detection' else segmentation_sample
+    samples = []
+    for number in range(images):
+        sample = make_sample(random, height, width)
+        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
+        sample.set_metainfo(dict(shapes, scale_factor=(1.0, 1.0), img_id=number))
+        samples.append(sample)
+    return dict(inputs=inputs, data_samples=samples)
+
+
+def detection_sample(random: np.random.Generator, height: int, width: int) -> BaseDataElement:
+    """The ground truth of an image: 10 random boxes, filled as masks, with random labels."""
+    from mmdet.structures import DetDataSample  # after mmengine_plugin, which provides mmcv's compiled operators
+    from mmdet.structures.mask import BitmapMasks
+
+    corners = random.uniform(0, 0.7, (10, 2)) * (width, height)
+    boxes = np.concatenate((corners, corners + random.uniform(0.05, 0.3, (10, 2)) * (width, height)), axis=1)
+    masks = np.zeros((10, height, width), np.uint8)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y1 : y2 + 1, x1 : x2 + 1] = 1
+    truth = InstanceData(
+        bboxes=torch.tensor(boxes).float(),
+        labels=torch.from_numpy(random.integers(0, 80, 10)),
+        masks=BitmapMasks(masks, height, width),
+    )
+    return DetDataSample(gt_instances=truth, ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)))
+
+
+def segmentation_sample(random: np.random.Generator, height: int, width: int) -> BaseDataElement:
+    """The ground truth of an image: squares of 32 x 32 pixels, each with a random label."""
+    from mmseg.structures import SegDataSample  # after mmengine_plugin, which provides mmcv's compiled operators
+
+    squares = random.integers(0, 150, (1, height // 32, width // 32)).repeat(32, 1).repeat(32, 2)
+    return SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(squares)))

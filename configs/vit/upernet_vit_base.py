@@ -1,0 +1,10 @@
+# 127 M, 1592 G. Ours, like the small one
+_base_ = './upernet_vit_small.py'
+model = dict(
+    backbone=dict(
+        arch='base',
+        init_cfg=dict(checkpoint='hf-hub:timm/deit_base_patch16_224.fb_in1k'),
+    ),
+    decode_head=dict(in_channels=[768, 768, 768, 768]),  # one width at all strides
+    auxiliary_head=dict(in_channels=768),
+)

@@ -1,0 +1,1 @@
+"""What the programs in ``tools/`` share: arguments, configs, ``--cfg-options``, launching, answers to errors."""

@@ -1,0 +1,164 @@
+"""Configs: finding ours, reading a user's, and preparing a run from it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+
+from backbones import weights
+from backbones.errors import UserError, did_you_mean
+
+from ..files import make_folder
+from .cfg_options import check_option
+from .launching import RANK_VARIABLES, join_processes
+
+_package = Path(__file__).resolve().parents[1]
+ROOT = _package if (_package / 'configs').is_dir() else _package.parent  # of an installed package, or of a checkout
+
+
+def config(name: str) -> str:
+    """The path of one of our configs, so that configs anywhere can inherit it.
+
+    Args:
+        name: Path of a config relative to ``configs/``, without ``.py``: ``'mask_rcnn_mambaout_tiny'`` or
+            ``'vmamba/mask_rcnn_vmamba_tiny'``.
+
+    Returns:
+        The absolute path, in a checkout as in an installed package.
+
+    Raises:
+        UserError: If there is no such config; it names the nearest one.
+
+    Example:
+        In a config of one's own, anywhere on disk::
+
+            _base_ = __import__('mmdet_plugin').config('mask_rcnn_mambaout_tiny')
+    """
+    folder = ROOT / 'configs'
+    path = folder / f'{name}.py'
+    if not path.is_file():
+        known = [str(p.relative_to(folder).with_suffix('')) for p in folder.rglob('*.py')]
+        raise UserError(f'no config {name!r} in {folder}{did_you_mean(name, known)}')
+    return str(path)
+
+
+def load_config(path: str, options: Mapping[str, object]) -> Config:
+    """Read a config and merge ``--cfg-options`` into it.
+
+    Args:
+        path: Config file.
+        options: Values by dotted keys.
+
+    Returns:
+        The config.
+
+    Raises:
+        UserError: If the file or one of its bases does not exist or cannot be read, if the model's backbone is ours
+            and the config does not import our plugin, or if an option names a key that does not exist.
+    """
+    if not Path(path).is_file():
+        near = [str(p.with_suffix('')) for pattern in ('*.py', '*/*.py') for p in Path(path).parent.glob(pattern)]
+        near = did_you_mean(str(Path(path).with_suffix('')), near).replace("'?)", ".py'?)")
+        raise UserError(f'config {path} does not exist{near}')
+    try:
+        cfg = Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise UserError(f'config {path}: its base {error.filename or error} does not exist') from error
+    except KeyError as error:
+        unset = re.match('`(.+)` cannot be found in `os.environ`', str(error.args[0]))
+        if not unset:
+            raise
+        raise UserError(
+            f'config {path} needs the environment variable {unset[1]}: a comment in it says which values there are'
+        ) from error
+    except (OSError, SyntaxError, TypeError) as error:
+        if isinstance(error, TypeError) and 'cannot inherit from base' not in str(error):
+            raise
+        raise UserError(f'config {path}: {error}') from error
+    except ImportError as error:
+        failed = error.__cause__ or error  # mmengine raises "Failed to import" while it handles the reason
+        raise UserError(
+            f'config {path}: {failed.__context__ or failed}; if this is not a module of your own, run tools/doctor.py'
+        ) from error
+    if 'model' not in cfg or 'default_scope' not in cfg:
+        raise UserError(f'config {path} has no model and default_scope: is it a base rather than a whole config?')
+    check_plugin(cfg)
+    for key in options:
+        check_option(cfg, key)
+    try:
+        cfg.merge_from_dict(options)
+    except TypeError as error:
+        raise UserError(f'--cfg-options {" ".join(options)}: {str(error).split(". ")[0]}') from error
+    return cfg
+
+
+def load_run(args: argparse.Namespace) -> Config:
+    """Prepare the config of a training or a test, and join the processes of its launcher.
+
+    Args:
+        args: Arguments of :func:`~mmengine_plugin.cli.arguments.run_parser`.
+
+    Returns:
+        The config, with launcher, work directory and the hooks that no run goes without.
+
+    Raises:
+        UserError: If the config cannot be used, if the work directory cannot be written to, or if a launcher is named
+            that did not start this process.
+    """
+    for variable in RANK_VARIABLES.get(args.launcher, ()):
+        if variable not in os.environ:
+            raise UserError(
+                f'--launcher {args.launcher}: {variable} is not set; start it by tools/dist_*.sh or tools/slurm_*.sh'
+            )
+    if args.trust_checkpoint:
+        weights.trust_checkpoints()
+    cfg = load_config(args.config, args.cfg_options)
+    hooks = list(cfg.get('custom_hooks') or [])
+    for name in ('StrictLoadHook', 'ResumeHook'):  # a config's own list of hooks replaces that of its base
+        if all(hook['type'] != name for hook in hooks):
+            hooks.append(dict(type=name))
+    cfg.custom_hooks = hooks
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    make_folder(cfg.work_dir)
+    if args.launcher != 'none':
+        join_processes(cfg)
+    return cfg
+
+
+def check_plugin(cfg: Config) -> None:
+    """Check that a config whose backbone is ours imports our plugin.
+
+    Raises:
+        UserError: If it does not; the message has the line to add.
+    """
+    backbone = cfg.model.get('backbone', {}).get('type')
+    ours = backbone and getattr(MODELS.get(backbone), '__module__', '').startswith('backbones.')
+    if ours and 'mmdet_plugin' not in sys.modules and 'mmseg_plugin' not in sys.modules:
+        plugin = 'mmseg_plugin' if cfg.default_scope == 'mmseg' else 'mmdet_plugin'
+        raise UserError(
+            f"{cfg.filename}: {backbone} is not registered: add custom_imports = dict(imports=['{plugin}'], "
+            "allow_failed_imports=False). A config's custom_imports replaces that of its base: list all imports there"
+        )
+
+
+def warn_of_batch_size(runner: Runner) -> None:
+    """Log a warning if the global batch is not the one that the learning rate was chosen for."""
+    recipe, cfg = runner.cfg.get('auto_scale_lr', {}), runner.cfg
+    images, steps = cfg.train_dataloader.get('batch_size', 1), cfg.optim_wrapper.get('accumulative_counts', 1)
+    batch = runner.world_size * images * steps
+    if not recipe.get('enable') and batch != recipe.get('base_batch_size', batch):
+        runner.logger.warning(
+            f'THE GLOBAL BATCH IS {batch} ({runner.world_size} processes x {images} images x {steps} accumulated), '
+            f"THE RECIPE'S IS {recipe.base_batch_size}: scores will differ from the recipe's. Match it by "
+            'train_dataloader.batch_size or optim_wrapper.accumulative_counts, or scale the learning rate by '
+            '--auto-scale-lr'
+        )

@@ -1,0 +1,124 @@
+"""The private names of mmengine and PyTorch that this project uses: all of them, and each with its reason.
+
+Everything else goes through public names. (One more is in ``backbones/upstream.py``, since ``backbones`` must not
+import this package.) Tried with mmengine 0.11.0rc3, mmdet 3.3.0, torch 2.12.1 and
+torchvision 0.27.1; a test looks up each name of :data:`PRIVATE` in the installed versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import CheckpointHook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import BaseLoop, Runner, checkpoint
+from torch import Tensor
+from torch.distributed.elastic.agent.server import RunResult, WorkerGroup
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+# the only place of the class by which a program sees every operator, and of the flattening that goes with it
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
+from torch.utils._pytree import tree_leaves  # noqa: F401
+
+# owner: the names that are methods of it or are set by its constructor
+PRIVATE: dict[object, tuple[str, ...]] = {
+    Runner: ('_resume', '_load_from', '_train_loop'),
+    OptimWrapper: ('_accumulative_counts',),
+    CheckpointHook: ('_save_checkpoint_with_step', '_save_best_checkpoint'),
+    InfiniteSampler: ('_indices_of_rank',),
+    Config: ('_cfg_dict',),
+    checkpoint: ('_process_mmcls_checkpoint',),
+    LocalElasticAgent: ('_monitor_workers', '_remaining_restarts'),
+    torch.ops.torchvision: ('_roi_align_backward',),
+    torch.utils: ('_python_dispatch', '_pytree'),
+}
+
+
+def is_resuming(runner: Runner) -> bool:
+    """Whether the run goes on from a checkpoint. The Runner has no public name for its argument ``resume``."""
+    return runner._resume
+
+
+def checkpoint_of(runner: Runner) -> str | None:
+    """The checkpoint that the run starts from. The Runner has no public name for its argument ``load_from``."""
+    return runner._load_from
+
+
+def set_checkpoint(runner: Runner, path: Path | None) -> None:
+    """Let the run resume from a checkpoint, or from none.
+
+    The Runner's own choice of the newest checkpoint is neither public nor checked for damage.
+    """
+    runner._resume, runner._load_from = path is not None, path and str(path)
+
+
+def training_loop(runner: Runner) -> BaseLoop | dict | None:
+    """The training loop as it is; the public ``runner.train_loop`` would build one where a test has none."""
+    return runner._train_loop
+
+
+def accumulated_steps(wrapper: OptimWrapper) -> int:
+    """The number of iterations whose gradients make one step; wrappers of several optimizers do not have it."""
+    return wrapper._accumulative_counts if isinstance(wrapper, OptimWrapper) else 1
+
+
+def indices_of_rank(sampler: InfiniteSampler) -> Iterator[int]:
+    """The endless indices of this process from the start; the public iterator cannot be restarted."""
+    return sampler._indices_of_rank()
+
+
+def as_mapping(cfg: Config) -> Mapping:
+    """The settings of a config as they are; ``cfg.to_dict()`` would copy them, and identity would be lost."""
+    return cfg._cfg_dict
+
+
+def rename_mmcls_weights(state: dict) -> dict:
+    """The weights of an mmcls classifier under the names of its backbone, as mmengine's ``mmcls://`` loader does."""
+    return checkpoint._process_mmcls_checkpoint(state)
+
+
+def roi_align_backward(grad: Tensor, rois: Tensor, *arguments: object) -> Tensor:
+    """The gradient of RoIAlign by its input, which torchvision computes only within its own autograd function."""
+    return torch.ops.torchvision._roi_align_backward(grad, rois, *arguments)
+
+
+class StepCheckpointHook(CheckpointHook):
+    """mmengine's CheckpointHook with public names for the two places where it writes checkpoints."""
+
+    def save_step(self, runner: Runner, step: int, meta: dict) -> None:
+        """Save the checkpoint of an epoch or an iteration, and remove one that is not kept any more."""
+        super()._save_checkpoint_with_step(runner, step, meta)
+
+    def save_best_of(self, runner: Runner, metrics: Mapping) -> None:
+        """Save the checkpoint if its scores are the best so far."""
+        super()._save_best_checkpoint(runner, metrics)
+
+    def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
+        self.save_step(runner, step, meta)
+
+    def _save_best_checkpoint(self, runner: Runner, metrics: Mapping) -> None:
+        self.save_best_of(runner, metrics)
+
+
+class WatchedAgent(LocalElasticAgent):
+    """torchrun's agent, which tells a subclass how its processes are, and lets it decide about restarts."""
+
+    def after_check(self, result: RunResult, worker_group: WorkerGroup) -> None:
+        """Called after each look at the processes."""
+
+    def remaining_restarts(self) -> int:
+        """How many restarts are left."""
+        return self._remaining_restarts
+
+    def forbid_restarts(self) -> None:
+        """End with the next failure."""
+        self._remaining_restarts = 0
+
+    def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        result = super()._monitor_workers(worker_group)
+        self.after_check(result, worker_group)
+        return result

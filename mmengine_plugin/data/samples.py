@@ -1,0 +1,134 @@
+"""Samples that are checked while a run loads them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from backbones.errors import UserError
+
+from ..engine.sampling import SeededIndex, seeded
+from .image_checks import Problem, load_image, transform_of
+
+
+class CheckedSamples:
+    """A mixin for mmengine's data sets: every error names its file, and no sample is left out silently.
+
+    Args:
+        *args: Arguments of the data set.
+        skip_bad_samples: If true, a training sample that cannot be used is left out, another one takes its place, and
+            :class:`SkippedSamplesHook` lists it. If false, and always in validation and tests, the first such sample
+            stops the run.
+        **kwargs: Arguments of the data set.
+    """
+
+    def __init__(self, *args, skip_bad_samples: bool = False, **kwargs) -> None:
+        self.skip_bad_samples = skip_bad_samples
+        super().__init__(*args, **kwargs)
+
+    def full_init(self) -> None:
+        """Load the annotations, and make a list of skipped samples that the data loader's workers share."""
+        super().full_init()
+        if not hasattr(self, 'skipped'):
+            self.skipped = torch.zeros(len(self), dtype=torch.bool).share_memory_()
+
+    def __getitem__(self, idx: int) -> dict:
+        """Return a sample. The key of a :class:`SeededIndex` seeds the random numbers of its pipeline."""
+        with seeded(*idx.key) if isinstance(idx, SeededIndex) else contextlib.nullcontext():
+            return super().__getitem__(int(idx))
+
+    def prepare_data(self, idx: int) -> dict | None:
+        """Run the pipeline on a sample.
+
+        Returns:
+            The sample, or ``None`` if it is left out; mmengine then takes another one.
+
+        Raises:
+            UserError: If the sample cannot be used and may not be left out. Errors of other kinds get a note with the
+                name of the image.
+        """
+        if self.skip_bad_samples and not self.test_mode and self.skipped.all():
+            raise UserError(f'none of the {len(self)} training samples can be used; tools/check_dataset.py says why')
+        info = self.get_data_info(idx)
+        try:
+            sample = super().prepare_data(idx)
+            if sample is not None and 'data_samples' in sample:
+                self.refuse_sample(info, sample)
+            return sample
+        except Exception as error:
+            paths = filter(None, (info['img_path'], info.get('seg_map_path')))
+            loaded = (load_image(path, 'unchanged', transform_of(self, LoadImageFromFile)) for path in paths)
+            problem = next((file for file in loaded if isinstance(file, Problem)), None)
+            reason = (
+                f'{problem.file}: {problem.kind}: {problem.detail}; {problem.fix}'
+                if problem
+                else str(error) or repr(error)
+            )
+            if self.skip_bad_samples and not self.test_mode:
+                self.skipped[idx] = True
+                print_log(f'{info["img_path"]} is left out [{reason}]', 'current', logging.WARNING)
+                return None
+            if problem:
+                raise UserError(reason) from error
+            if not isinstance(error, UserError):
+                error.add_note(f'while loading {info["img_path"]}')
+            raise
+
+    def refuse_sample(self, info: Mapping, sample: Mapping) -> None:
+        """Check what the pipeline returns; a data set overrides this.
+
+        Args:
+            info: Entry of the sample in the data list.
+            sample: What the pipeline returned: ``inputs`` and ``data_samples``.
+
+        Raises:
+            UserError: If image and labels do not fit each other.
+        """
+
+
+@HOOKS.register_module()
+class SkippedSamplesHook(Hook):
+    """Lists the samples that ``skip_bad_samples`` left out, before each validation and at the end of each epoch."""
+
+    datasets: Sequence[CheckedSamples] = ()
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the data sets."""
+        self.datasets = list(_checked_sets(runner.train_dataloader.dataset))
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """List the samples that were left out so far; a training by iterations has no other epochs."""
+        self._list(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """List the samples that were left out so far."""
+        self._list(runner)
+
+    def _list(self, runner: Runner) -> None:
+        for dataset in self.datasets:
+            # each process of a launcher has met its own share
+            parts = all_gather_object(dataset.skipped.nonzero().flatten().tolist())
+            if skipped := sorted({index for part in parts for index in part}):
+                paths = '\n  '.join(dataset.get_data_info(index)['img_path'] for index in skipped)
+                runner.logger.warning(
+                    f'{len(skipped)} of {len(dataset)} training samples could not be used and were left out:\n  {paths}'
+                )
+
+
+def _checked_sets(dataset: object) -> Iterator[CheckedSamples]:
+    """The checked data sets inside mmengine's wrappers."""
+    if isinstance(dataset, CheckedSamples):
+        yield dataset
+    if hasattr(dataset, 'dataset'):
+        yield from _checked_sets(dataset.dataset)
+    for part in getattr(dataset, 'datasets', ()):
+        yield from _checked_sets(part)

@@ -1,0 +1,1 @@
+"""What a Runner calls: loops, checkpoints, resuming, sampling, optimizer wrappers, compiling, strict loading."""

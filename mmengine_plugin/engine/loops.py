@@ -1,0 +1,212 @@
+"""Training loops that can be resumed from any iteration.
+
+Every random number of a training step or of a sample is a function of the seed, the process and the iteration's number.
+So there is no random state to save and no data to replay, and a resumed run takes the steps of an uninterrupted one.
+The loops also save and leave when a signal asks for it. To switch this off, name mmengine's own loops in ``train_cfg``.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import repeat
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
+from mmengine.logging import print_log
+from mmengine.registry import LOOPS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import BatchSampler
+
+from backbones.errors import UserError
+
+from ..compat.upstream import accumulated_steps
+from ..data.samples import CheckedSamples
+from .checkpoint_files import INTERRUPTED, note_last_checkpoint
+from .optimizer_wrappers import NotFiniteError
+from .sampling import RestartableInfiniteSampler, seed_all
+from .signals import EXIT_CODE, SIGNALS
+
+
+class ResumableLoop:
+    """What the two loops have in common: a mixin for mmengine's training loops.
+
+    Args:
+        runner: The Runner.
+        dataloader: The training data loader, as a config.
+        *args: Further arguments of mmengine's loop.
+        **kwargs: Further arguments of mmengine's loop.
+    """
+
+    def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
+        dataloader = dict(dataloader)
+        plain_batches = dict(type=BatchSampler, drop_last=dataloader.pop('drop_last', False))
+        inner = dataloader.get('batch_sampler') or plain_batches
+        dataloader['batch_sampler'] = dict(type='NumberedBatchSampler', inner=inner)
+        self.signal_number = 0  # of the signal that asks to leave
+        self.handlers: dict[int, object] = {}  # those that were there before the training
+        self.group = torch.distributed.new_group(backend='gloo') if get_world_size() > 1 else None
+        super().__init__(runner, dataloader, *args, **kwargs)
+        if not isinstance(self.dataloader.dataset, CheckedSamples):
+            print_log(
+                f'{type(self.dataloader.dataset).__name__} does not seed its augmentations by iteration: they will '
+                'differ after a resume',
+                'current',
+                logging.WARNING,
+            )
+
+    def run(self) -> torch.nn.Module:
+        """Train, with handlers for the signals that ask to save and leave; afterwards the earlier handlers return."""
+        self.handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        try:
+            return super().run()
+        finally:
+            for number, handler in self.handlers.items():
+                signal.signal(number, handler)
+
+    def run_iter(self, *args) -> None:
+        """Take a step; save and leave if a signal asked for it.
+
+        Raises:
+            UserError: If the gradients are not finite, or the GPU's memory is exhausted.
+        """
+        seed_all(self.seed, get_rank(), self.iter)
+        batch, wrapper = args[-1], self.runner.optim_wrapper
+        try:
+            super().run_iter(*args)
+        except NotFiniteError:
+            raise UserError(
+                f'the gradients of iteration {self.iter + 1} are not finite, and {wrapper.max_bad_steps} steps before '
+                f'it were left out already; its images are {_image_paths(batch)}. The weights are as they were. Lower '
+                'the learning rate, clip by optim_wrapper.clip_grad.max_norm=1, train in bfloat16 by '
+                'optim_wrapper.dtype=bfloat16, or allow more such steps by optim_wrapper.max_bad_steps'
+            ) from None
+        except torch.OutOfMemoryError as error:
+            sizes = ', '.join('x'.join(map(str, image.shape[-2:])) for image in batch['inputs'])
+            raise UserError(
+                f'out of GPU memory at iteration {self.iter + 1} with images of {sizes}: lower '
+                'train_dataloader.batch_size and raise optim_wrapper.accumulative_counts, or set '
+                f'model.backbone.with_cp=True [{str(error).splitlines()[0]}]'
+            ) from error
+        bad_steps = getattr(wrapper, 'bad_steps', 0)
+        if bad_steps and self._is_between_updates():
+            self._report_skipped_step(batch, bad_steps)
+        if self.is_asked_to_leave():
+            self.leave()
+
+    def _report_skipped_step(self, batch: Mapping, bad_steps: int) -> None:
+        self.runner.logger.warning(
+            f'step {self.iter} was left out because its gradients are not finite ({bad_steps} in a row, '
+            f'{self.runner.optim_wrapper.max_bad_steps} are allowed); its images are {_image_paths(batch)}'
+        )
+        for name, buffer in self.runner.model.named_buffers():
+            if not buffer.isfinite().all():
+                raise UserError(
+                    f'{name} is not finite after iteration {self.iter}, and leaving out steps cannot mend it; the '
+                    f'images are {_image_paths(batch)}. Resume with a lower learning rate or with clipping'
+                )
+
+    def _is_between_updates(self) -> bool:
+        """Whether no gradients are being accumulated, which a checkpoint would lose."""
+        return self.iter % accumulated_steps(self.runner.optim_wrapper) == 0
+
+    def is_asked_to_leave(self) -> bool:
+        """Whether any process was sent a signal, and the run can be left without a loss."""
+        asked = torch.tensor(self.signal_number)
+        if self.group:
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self.group)
+        self.signal_number = asked.item()
+        return bool(asked) and self._is_between_updates()
+
+    def leave(self) -> NoReturn:
+        """Save a checkpoint and exit with :data:`~mmengine_plugin.engine.signals.EXIT_CODE`."""
+        meta = dict(epoch=self.epoch, iter=self.iter)
+        self.runner.save_checkpoint(
+            self.runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=dict(backend='atomic')
+        )
+        if is_main_process():
+            note_last_checkpoint(self.runner.work_dir, Path(self.runner.work_dir, INTERRUPTED))
+        barrier()
+        self.runner.logger.warning(
+            f'{signal.Signals(self.signal_number).name}: saved at iteration {self.iter}; --resume goes on from here'
+        )
+        sys.exit(EXIT_CODE)
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self.signal_number = number
+        signal.signal(number, self.handlers[number])  # a second signal ends the process at once
+        if is_main_process():
+            name = signal.Signals(number).name
+            print(f'{name}: the run saves and leaves after this step; a second signal ends it at once')
+
+    def _begin_batches(self, first: int) -> None:
+        """Let the data loader begin with this iteration, if its order of the data begins at iteration ``first``."""
+        seed = [self.runner.seed]  # a resumed run has that of its checkpoint, and all processes use the first one's
+        broadcast_object_list(seed)
+        self.seed = seed[0]
+        self.dataloader.batch_sampler.begin(self.seed, first, self.iter)
+
+
+def _image_paths(batch: Mapping) -> str:
+    return ', '.join(sample.get('img_path', 'without a name') for sample in batch['data_samples'])
+
+
+@LOOPS.register_module()
+class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
+    """mmengine's loop by epochs; a resumed run takes the steps of an uninterrupted one, from any iteration."""
+
+    epoch_start = 0  # the iteration at which the epoch began
+
+    def run(self) -> torch.nn.Module:
+        """Train from the iteration on at which the checkpoint was saved."""
+        epoch, start = self.runner.message_hub.runtime_info.get('epoch_start', (None, 0))
+        self.epoch_start = start if epoch == self.epoch else self.iter
+        return super().run()
+
+    def run_epoch(self) -> None:
+        """Train for the rest of the epoch."""
+        self.runner.message_hub.update_info('epoch_start', [self.epoch, self.epoch_start])
+        self.done = self.iter - self.epoch_start  # iterations of this epoch before the resume
+        self._begin_batches(self.epoch_start)
+        super().run_epoch()
+        self.epoch_start = self.iter
+
+    def run_iter(self, idx: int, data_batch: Mapping) -> None:
+        """Take a step; ``idx`` counts from where the epoch was resumed."""
+        super().run_iter(self.done + idx, data_batch)
+
+    def is_validation_due(self) -> bool:
+        """Whether a run that has come to this iteration validates now."""
+        due = self.epoch % self.val_interval == 0 or self.epoch == self.max_epochs
+        return self.iter == self.epoch_start and self.epoch >= self.val_begin and due
+
+
+@LOOPS.register_module()
+class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
+    """mmengine's loop by iterations; a resumed run takes the steps of an uninterrupted one and replays no data."""
+
+    def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
+        super().__init__(runner, dataloader, *args, **kwargs)
+        if not isinstance(self.dataloader.batch_sampler.sampler, RestartableInfiniteSampler):
+            raise UserError(
+                "ResumableIterLoop needs train_dataloader.sampler=dict(type='RestartableInfiniteSampler', shuffle=True)"
+            )
+
+    def run(self) -> torch.nn.Module:
+        """Train from the iteration on at which the checkpoint was saved."""
+        self.dataloader_iterator = self._batches(self.iter)
+        return super().run()
+
+    def _batches(self, begin: int) -> Iterator[dict | None]:
+        yield from repeat(None, begin)  # mmengine skips the batches that the run has trained on; none need be loaded
+        self._begin_batches(0)
+        yield from self.dataloader
+
+    def is_validation_due(self) -> bool:
+        """Whether a run that has come to this iteration validates now."""
+        due = self.iter % self.val_interval == 0 or self.iter == self.max_iters
+        return self.iter >= self.val_begin and due

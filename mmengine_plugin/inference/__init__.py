@@ -1,0 +1,1 @@
+"""Predictions for one's own images, and pictures of predictions."""

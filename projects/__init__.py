@@ -1,0 +1,1 @@
+"""What is built on this project without being a part of it."""

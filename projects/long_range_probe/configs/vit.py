@@ -1,0 +1,7 @@
+# Fully visible attention. The map at stride 16 is the output of the 4th of 6 blocks; the last two are not built
+_base_ = './mambaout.py'
+width = 64
+model = dict(
+    backbone=dict(_delete_=True, type='ViT', arch=dict(dim=width, depth=6, heads=4), out_indices=(2,)),
+    decode_head=dict(in_channels=width, channels=width),
+)
