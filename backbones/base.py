@@ -112,8 +112,8 @@ class Backbone(BaseModule):
     """Base class: a stem and stages that turn an image into feature maps at strides 4, 8, 16 and 32.
 
     A subclass builds the stem and the stages up to the last requested one, because later stages would hold parameters
-    without a gradient. It returns what it has built from :attr:`stem_and_stages`, and its constructor ends with a call
-    of :meth:`_freeze`.
+    that never get a gradient. It returns what it has built from :attr:`stem_and_stages`, and its constructor ends with
+    a call of :meth:`_freeze`.
 
     Args:
         num_stages: Number of stages of the architecture.
@@ -166,7 +166,7 @@ class Backbone(BaseModule):
 
     @property
     def allowed_unexpected_keys(self) -> tuple[str, ...]:
-        """Prefixes of the names in pretrained weights that this model may have no parameters for."""
+        """Prefixes of the names of pretrained weights that this model does not need, such as the classifier."""
         return ('head.', *(f'out_norms.{i}.' for i in range(self.num_stages) if i not in self.out_indices))
 
     def convert_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +174,7 @@ class Backbone(BaseModule):
         return state_dict
 
     def _build_out_norms(self, dims: Sequence[int], out_norm: bool) -> nn.ModuleDict:
-        """A LayerNorm for each returned map, as in the authors' code (their repository, issue #251), or identities."""
+        """Build a LayerNorm for each map, as in the authors' code (their repository, issue #251), or identities."""
         norms = nn.ModuleDict()
         for i in self.out_indices:
             norms[str(i)] = nn.LayerNorm(dims[i], eps=self.out_norm_eps) if out_norm else nn.Identity()
@@ -201,7 +201,7 @@ class Backbone(BaseModule):
         self.is_init = True
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the training mode; frozen stages stay in evaluation mode, that is without drop path."""
+        """Set the training mode; frozen stages stay in evaluation mode, that is, without drop path."""
         super().train(mode)
         self._freeze()
         return self
@@ -414,6 +414,6 @@ class IsotropicBackbone(Backbone):
             x = run_blocks(blocks, x, self.with_cp)
             if i in self.out_indices:
                 cells = self.rescale[str(i)](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-                rows, columns = -(-height // STRIDES[i]), -(-width // STRIDES[i])  # not of padding beyond the image
+                rows, columns = -(-height // STRIDES[i]), -(-width // STRIDES[i])  # drops padding beyond the image
                 maps.append(self._feature_map(i, cells)[:, :, :rows, :columns].contiguous())
         return tuple(maps)

@@ -1,4 +1,4 @@
-"""MambaOut: gated CNN blocks, which are Mamba blocks without the SSM (arXiv 2405.07992), and the same with the SSM.
+"""MambaOut: gated CNN blocks, which are Mamba blocks without the SSM (arXiv 2405.07992), and Mamba blocks.
 
 Parameter names are timm's, so timm's conversion of the authors' checkpoints works here too.
 """
@@ -38,7 +38,7 @@ class Arch:
         act: Activation, ``'gelu'`` or ``'silu'``.
         stem_norm: Whether a LayerNorm follows the first convolution of the stem.
         norm_first: Whether the LayerNorm of a downsampling layer comes before its convolution instead of after it.
-        layer_scale: Initial value of a learned scale per channel on each block's branch; ``None`` for no scale.
+        layer_scale: Initial value of the learned scale per channel of each block's branch; ``None`` for no scale.
         hidden_norm: Whether the hidden layer of the classifier has a LayerNorm.
     """
 
@@ -214,7 +214,7 @@ class MambaOut(PyramidBackbone):
             :data:`backbones.ops.scan_orders.ORDERS`; ``None`` for no SSM. Each order has an S6 of its own, and their
             outputs are summed: ``('rows',)`` scans once, as Mamba does, and ``('rows', 'columns', 'rows_reversed',
             'columns_reversed')`` scans as VMamba does. Blocks with an SSM are computed eagerly. Published weights do
-            not hold an S6, so it starts at random.
+            not hold an S6, so it is initialised at random.
         selective_scan: Implementation of the SSM's scan: ``'reference'`` steps through the sequence, ``'chunked'``
             steps through many chunks at once, ``'triton'`` does so in Triton kernels on CUDA. ``'auto'`` is
             ``'triton'`` on CUDA and ``'chunked'`` elsewhere.
@@ -284,7 +284,7 @@ class MambaOutClassifier(MambaOut):
 
     Args:
         arch: One of ``ARCHS``, such as ``'tiny'``, or a dict of :class:`Arch`'s arguments.
-        num_classes: Length of the logits.
+        num_classes: Number of classes, which is the length of the logits.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
             URL or a file; ``None`` leaves the weights random.
     """

@@ -44,7 +44,8 @@ class Arch:
             raise UserError(f'arch: ssm_ratio={self.ssm_ratio} leaves no channel')
 
 
-ARCHS = dict(  # official repository, classification/configs/vssm
+# official repository, classification/configs/vssm; in the names of sizes, s is ssm_ratio and l is the depth of stage 3
+ARCHS = dict(
     tiny=Arch((2, 2, 9, 2), (96, 192, 384, 768), vanilla=True),
     small=Arch((2, 2, 27, 2), (96, 192, 384, 768), vanilla=True),
     base=Arch((2, 2, 27, 2), (128, 256, 512, 1024), vanilla=True),
@@ -59,7 +60,7 @@ ORDERS = ('rows', 'columns', 'rows_reversed', 'columns_reversed')  # paper, sect
 class Patches(NHWCConv):
     """Patches of 4x4 pixels: images ``(B, H, W, C)`` to cells ``(B, ceil(H / 4), ceil(W / 4), dim)``.
 
-    Zeros complete the last patches, as they do between stages. The official code instead drops up to 3 pixels at the
+    Zeros pad the last patches, as they do between stages. The official code instead drops up to 3 pixels at the
     right and at the bottom.
     """
 
@@ -91,7 +92,7 @@ class Stem(nn.Sequential):
 
 
 class PatchMerging(nn.Module):
-    """Merge each 2x2 cells into one, ``(B, H, W, in_dim)`` to ``(B, ceil(H / 2), ceil(W / 2), dim)``."""
+    """Merge each group of 2x2 cells into one, ``(B, H, W, in_dim)`` to ``(B, ceil(H / 2), ceil(W / 2), dim)``."""
 
     def __init__(self, in_dim: int, dim: int) -> None:
         super().__init__()
@@ -123,7 +124,7 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         u, *z = self.in_proj(x).split(self.hidden, dim=-1)
         y = self.s6(F.silu(self.conv(u)))
-        y = self.norm(y.to(self.norm.weight.dtype))  # fp32 even under autocast, as sums may overflow in half
+        y = self.norm(y.to(self.norm.weight.dtype))  # fp32 even under autocast, as sums may overflow in half precision
         return self.out_proj(y * F.silu(z[0]) if z else y)
 
 

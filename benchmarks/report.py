@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from mmengine_plugin.files import atomic_file, write_json
+from mmengine_plugin.atomic_files import atomic_file, write_json
 
 from .conditions import conditions
 from .measuring import CUDA, DTYPE

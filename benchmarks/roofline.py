@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmengine_plugin.compat.upstream import TorchDispatchMode, tree_leaves
+from mmengine_plugin.compat.private_names import TorchDispatchMode, tree_leaves
 
 from .measuring import CUDA, DEVICE, DTYPE, measure
 

@@ -8,7 +8,7 @@ adds.
 
 from mmengine_plugin import config
 
-from .coco import CheckedCocoDataset
-from .metric import FastCocoMetric
+from .coco_metric import FastCocoMetric
+from .datasets import CheckedCocoDataset
 
 __all__ = ['CheckedCocoDataset', 'FastCocoMetric', 'config']

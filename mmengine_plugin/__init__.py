@@ -23,23 +23,23 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
   :mod:`~mmengine_plugin.engine.resume`)
 - ``FUNCTIONS['ignore_signals']``, also by its earlier name ``'outlive_signals'``
   (:mod:`~mmengine_plugin.engine.signals`)
-- mmengine's file backend ``'atomic'``, also by its earlier name ``'whole'`` (:mod:`~mmengine_plugin.files`)
+- mmengine's file backend ``'atomic'``, also by its earlier name ``'whole'`` (:mod:`~mmengine_plugin.atomic_files`)
 - ``DATA_SAMPLERS['RestartableInfiniteSampler']``, ``DATA_SAMPLERS['NumberedBatchSampler']``: the order of the data as
   a function of the seed (:mod:`~mmengine_plugin.engine.sampling`)
-- ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model (:mod:`~mmengine_plugin.engine.load_hook`)
+- ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model
+  (:mod:`~mmengine_plugin.engine.strict_load_hook`)
 - ``HOOKS['CompileBackboneHook']``: ``torch.compile`` for the backbone alone
   (:mod:`~mmengine_plugin.engine.compile_hook`)
 - ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`~mmengine_plugin.data.classes`)
 - ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used
-  (:mod:`~mmengine_plugin.data.samples`)
+  (:mod:`~mmengine_plugin.data.checked_samples`)
 - ``CheckpointLoader``, all schemes and a new one, ``hf-hub:``: readers that run no code of a checkpoint
   (:mod:`~mmengine_plugin.compat.checkpoint_loader`)
 - ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`~mmengine_plugin.compat.mmcv_ext`)
-- ``MODEL_WRAPPERS['CPUDistributedDataParallel']``, and PyTorch's rendezvous ``restarts://``: several processes on CPUs,
-  and restarts of lost processes (:mod:`~mmengine_plugin.cli.launching`)
 
-The programs in ``tools/`` also set ``sys.excepthook``, which says what to type after a failed import
-(``tools/doctor.py``).
+The programs in ``tools/`` add more in their own processes: ``MODEL_WRAPPERS['CPUDistributedDataParallel']`` and
+PyTorch's rendezvous ``restarts://`` (:mod:`~mmengine_plugin.cli.launching`), and ``sys.excepthook``, which says what to
+type after a failed import (``tools/doctor.py``).
 """
 
 import sys
@@ -55,17 +55,17 @@ try:
             f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
             'comes first on sys.path: rename that folder or start from another directory'
         )
-    from .cli.configs import config
     from .compat import checkpoint_loader, mmcv_ext  # noqa: F401  (imported for what they register)
-    from .data import classes, samples  # noqa: F401
+    from .config_paths import config
+    from .data import checked_samples, classes  # noqa: F401
     from .engine import (  # noqa: F401
         checkpoint_hook,
         compile_hook,
-        load_hook,
         loops,
         optimizer_wrappers,
         resume,
         signals,
+        strict_load_hook,
     )
 except Exception as error:
     if 'doctor' not in sys.modules:  # otherwise, a program of ours says more

@@ -9,7 +9,7 @@ from mmseg.registry import DATASETS
 from PIL import Image
 
 from backbones.errors import UserError, did_you_mean
-from mmengine_plugin.data.samples import CheckedSamples
+from mmengine_plugin.data.checked_samples import CheckedSamples
 
 NO_CLASS = 254  # a label that is refused; no data set has so many classes
 

@@ -32,7 +32,6 @@ COMMON = {
     'OPTIM_WRAPPERS[mmengine.AmpOnCudaOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteAmpOptimWrapper]',
-    'MODEL_WRAPPERS[mmengine.CPUDistributedDataParallel]',
     'LOOPS[mmengine.ResumableEpochLoop]',
     'LOOPS[mmengine.ResumableIterLoop]',
     'DATA_SAMPLERS[mmengine.RestartableInfiniteSampler]',
@@ -80,7 +79,7 @@ def test_importing_a_plugin_changes_the_entries_it_lists_and_no_others(plugin, o
 def test_what_windows_lacks_is_not_needed_for_an_import():
     """Windows has neither these signals and exit codes nor process groups."""
     program = 'import os, signal; del os.EX_TEMPFAIL, os.setpgrp, os.setsid, signal.SIGUSR1, signal.SIGUSR2\n'
-    program += 'import mmdet_plugin, mmseg_plugin, mmengine_plugin.predict, mmengine_plugin.cli.errors'
+    program += 'import mmdet_plugin, mmseg_plugin, mmengine_plugin.predict, mmengine_plugin.cli.error_messages'
     subprocess.run([sys.executable, '-c', program], check=True)
 
 

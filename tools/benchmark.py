@@ -1,20 +1,20 @@
 #!/usr/bin/env python
-"""Measure speed and memory against peers, side by side in one process.
+"""Measure speed and memory of this project and of other implementations, side by side in one process.
 
-    python tools/benchmark.py benchmarks/results/NAME --arch tiny base --sweep      all but input, sizes by device
+    python tools/benchmark.py benchmarks/results/NAME --arch tiny base --sweep      all suites but input
     python tools/benchmark.py OUT --suites backbone --arch base --shapes 2x800x1280
 
 Suites: `backbone` (the forward pass, and the training step), `detection` and `segmentation` (the whole training step
 and inference of Mask R-CNN and UperNet, on random images), `scan` (the selective scan over a detector's largest map),
 `evaluation` (COCO's scores by two libraries), `input` (the transforms of the training images in `data/`). Other
-backbones are measured behind the same heads. In each round every candidate runs once, in turn. The report has the
-median of the rounds' ratios to the first candidate, with their range, because an absolute time says little on a
+backbones are measured with the same heads. In each round every candidate runs once, in turn. The report has the
+median of the rounds' ratios to the first candidate, with their range, because absolute times say little on a
 machine that others share.
 
 It writes OUT.json, with all times and how they were measured, OUT.md, a table, and OUT.png, ratios over sizes. It also
 measures the rates of matrix products and of copies. `roofline` is the least time that any candidate's operators would
-need at these rates, over the time that the candidate took. In the JSON, `profile` names what takes most of a step, and
-`busy`, on CUDA, is the share of the time in which the GPU computes.
+need at these rates, divided by the time that the candidate took. In the JSON, `profile` names what takes most of a
+step, and `busy`, on CUDA, is the share of the time in which the GPU computes.
 
 It needs a checkout of the repository: an installed package has no benchmarks.
 """
@@ -30,7 +30,7 @@ import torch
 
 from backbones.errors import UserError
 from backbones.mambaout import ARCHS
-from mmengine_plugin.cli.errors import run
+from mmengine_plugin.cli.error_messages import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ['backbone', 'detection', 'segmentation', 'scan', 'evaluation', 'input']

@@ -4,7 +4,7 @@
     python tools/check_dataset.py configs/mask_rcnn_mambaout_tiny.py --json problems.json
 
 Each problem is listed with its file and its fix. The exit code is 1 if there is a problem. A picture shows samples with
-their labels as the training pipeline makes them: look at it for what a program cannot see.
+their labels as the training pipeline makes them: look at it to find what a program cannot see.
 """
 
 import doctor  # noqa: F401  (says what to type if an import below fails)
@@ -18,11 +18,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from backbones.errors import UserError
+from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.cli.arguments import config_parser
 from mmengine_plugin.cli.configs import load_config
-from mmengine_plugin.cli.errors import run
+from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.data.image_checks import Problem
-from mmengine_plugin.files import write_json
 from mmengine_plugin.inference.drawing import draw_samples
 
 LISTED = 3  # problems of each kind in the table; --json has all
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument('--json', help='write all problems to this file')
     parser.add_argument('--sheet', help='picture of samples (default: samples.png in the work directory)')
     args = parser.parse_args()
-    # upstream's deprecations, and its warnings of boxes at the border of an image
+    # mmdet's, mmseg's and mmengine's deprecations, and mmdet's warnings about boxes at the border of an image
     warnings.filterwarnings('ignore', module=r'mm(det|seg|engine)\.')
     cfg = load_config(args.config, args.cfg_options)
     if cfg.default_scope not in ('mmdet', 'mmseg') or not cfg.get('train_dataloader'):
@@ -59,7 +59,7 @@ def main() -> None:
 
 def find_problems(cfg: Config) -> list[Problem]:
     """Find the problems of all data sets in a config's data loaders; each set is read once."""
-    check = importlib.import_module(f'{cfg.default_scope}_plugin.check').check
+    check = importlib.import_module(f'{cfg.default_scope}_plugin.check_dataset').check
     configs, datasets, problems = [], [], []
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if not cfg.get(name):
@@ -87,7 +87,7 @@ def leaves(config: dict) -> list[dict]:
 
 
 def print_table(problems: list[Problem]) -> None:
-    """Print each kind of problem with the number of its problems, its fix, and the first files."""
+    """Print each kind of problem with how often it occurs, its fix, and the first files."""
     kinds: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         kinds.setdefault((problem.kind, problem.fix), []).append(problem)

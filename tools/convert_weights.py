@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from backbones import UserError
 from backbones.mambaout import authors_names, our_names
 from backbones.weights import read_backbone
-from mmengine_plugin.cli.errors import run
-from mmengine_plugin.files import atomic_file
+from mmengine_plugin.atomic_files import atomic_file
+from mmengine_plugin.cli.error_messages import run
 
 PARTS = ('stem.', 'stages.', 'head.', 'out_norms.')
 

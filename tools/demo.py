@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import matplotlib
 
-from mmengine_plugin.files import write_json
+from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.inference.drawing import draw_sheet
 
 matplotlib.use('Agg')

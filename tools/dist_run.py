@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""torchrun for dist_train.sh and dist_test.sh, which ends with a message of one line instead of a traceback."""
+"""torchrun for dist_train.sh and dist_test.sh; it ends with a message of one line instead of a traceback."""
 
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import os
@@ -13,7 +13,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.launcher import api
 
-from mmengine_plugin.compat.upstream import WatchedAgent
+from mmengine_plugin.compat.private_names import WatchedAgent
 from mmengine_plugin.engine.signals import EXIT_CODE
 
 
@@ -27,7 +27,7 @@ class Agent(WatchedAgent):
             return
         failures = result.failures
         if any(failure.exitcode > 0 and not os.path.isfile(failure.error_file) for failure in failures.values()):
-            self.forbid_restarts()  # a process was asked to leave, or a user's error ended it, which would occur again
+            self.forbid_restarts()  # a process was asked to stop, or a user's error ended it, which would occur again
             return
         rank, failure = first_lost(failures)
         reason = failure.signal_name() if failure.exitcode < 0 else failure.message['message'].split('\n')[0]

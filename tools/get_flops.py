@@ -4,11 +4,11 @@
     python tools/get_flops.py configs/mask_rcnn_mambaout_tiny.py
     python tools/get_flops.py configs/imagenet_mambaout.py --cfg-options model.arch=base
 
-A forward pass on random weights is traced. It counts 1 for a multiply-accumulate, 5 for a value under a LayerNorm, 4
-for an interpolated value, and 9 for each state and position of a selective scan, as VMamba's authors count. A batch
-norm counts 0, because it merges into its convolution. The box head of Mask R-CNN gets as many proposals as the config
-asks for, 1000 in the recipe; its mask head gets 100. UperNet's auxiliary head has parameters but no MACs, because
-inference does not run it.
+A forward pass with random weights is traced. A multiply-accumulate counts 1, a value in a LayerNorm 5, an interpolated
+value 4, and each element of a selective scan's state 9 at each position, as VMamba's authors count. A batch norm counts
+0, because it merges into its convolution. The box head of Mask R-CNN gets as many proposals as the config asks for,
+1000 in the recipe; its mask head gets 100. UperNet's auxiliary head has parameters but no MACs, because inference does
+not run it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from __future__ import annotations
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import warnings
 
+from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.cli.arguments import config_parser, positive
 from mmengine_plugin.cli.configs import load_config
-from mmengine_plugin.cli.errors import run
-from mmengine_plugin.files import write_json
-from mmengine_plugin.inference.complexity import SHAPES, count
+from mmengine_plugin.cli.error_messages import run
+from mmengine_plugin.macs import SHAPES, count
 
 
 def main() -> None:

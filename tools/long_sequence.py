@@ -5,8 +5,9 @@
     python tools/long_sequence.py --shape 1024 1024 --patch 8 --width 192 384   # any other
     python tools/long_sequence.py --arch tiny                                   # each stage of a pyramid
 
-On L tokens, a Transformer block of width D needs 24 D^2 L + 4 D L^2 FLOPs (Eq. 6). A multiply-accumulate counts 2, and
-the MLP is 4 times as wide. The quadratic term is r = L / 6D times the linear one (Eq. 7): a sequence is long if L > 6D.
+On L tokens, a Transformer block of width D needs 24 D^2 L + 4 D L^2 FLOPs (Eq. 6). A multiply-accumulate counts as 2,
+and the MLP is 4 times as wide. The quadratic term is r = L / 6D times the linear one (Eq. 7): a sequence is long if
+L > 6D.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import numpy as np
 
 from backbones import UserError
 from backbones.mambaout import ARCHS
+from mmengine_plugin.atomic_files import atomic_file
 from mmengine_plugin.cli.arguments import positive
-from mmengine_plugin.cli.errors import run
-from mmengine_plugin.files import atomic_file
+from mmengine_plugin.cli.error_messages import run
 
 plt.switch_backend('agg')
 
@@ -34,7 +35,7 @@ IMAGES = {  # the paper's three cases, and the crop of Swin's config, to which t
 }
 WIDTHS = (384, 768)  # of ViT-S and ViT-B
 NOTE = """
-The paper takes ImageNet for short, and COCO and ADE20K, "approximately 4K" tokens, for long. By L > 6D that holds at
+The paper counts ImageNet as short, and COCO and ADE20K, "approximately 4K" tokens, as long. By L > 6D that holds at
 width 384 (ViT-S). At width 768 (ViT-B), COCO and ADE20K come near the threshold and stay below it. The crops that
 ADE20K is trained on are short at both."""
 

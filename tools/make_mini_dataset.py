@@ -3,8 +3,8 @@
     python tools/make_mini_dataset.py coco data/mini_coco
     python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 480 --seed 0
 
-A class has a shape, a texture and two colours that vary widely. Where things overlap, the pixel is labelled as the one
-on top. The random state of a picture depends on seed, split and number alone, so more images never change the earlier
+A class has a shape, a texture and two colours that vary widely. Where things overlap, a pixel has the label of the one
+on top. The random state of a picture depends only on seed, split and number, so more images never change the earlier
 ones. The same seed gives the same bytes under the same numpy and OpenCV.
 """
 
@@ -361,7 +361,7 @@ def write_ade20k(root: Path, splits: dict[str, int], seed: int) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that answers whatever is wrong with one line."""
+    """A parser that reports every error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f'{self.prog}: {message}\n')

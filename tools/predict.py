@@ -9,9 +9,9 @@ mmengine_plugin.predict.Predictor.
 
 import doctor  # noqa: F401  (says what to type if an import below fails)
 
-from backbones import weights
+from backbones.safe_checkpoint import trust_checkpoints
 from mmengine_plugin.cli.arguments import add_trust_option, config_parser
-from mmengine_plugin.cli.errors import run
+from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.inference.images import find_images
 from mmengine_plugin.inference.predictor import Predictor
 
@@ -32,7 +32,7 @@ def main() -> None:
     args = parser.parse_args()
     images = find_images(args.images, args.out_dir)  # before the model is loaded, which takes longer
     if args.trust_checkpoint:
-        weights.trust_checkpoints()
+        trust_checkpoints()
     predictor = Predictor(args.config, args.checkpoint, args.device, args.cfg_options)
     predictor(images, args.out_dir, args.batch_size, args.score_thr)
     print(f'{len(images)} images: {args.out_dir}/predictions.json, pictures in {args.out_dir}/pictures')

@@ -4,9 +4,10 @@
     python tools/soak.py configs/mini/upernet_mambaout_mini.py soak --kills 20 --processes 2 --cfg-options KEY=VALUE
 
 The config is trained once to its end. Then it is trained again. After a random time, this training is killed, or asked
-by a signal to save and leave. Sometimes its newest checkpoint is cut, emptied, or one of its bits flipped. Then it is
-resumed. At each end, the weights, the optimizer's state, the schedules and all logged values but times and memory are
-compared. Arguments that are not named below go to train.py. The exit code is 1 if anything differs.
+by a signal to save and exit. Sometimes its newest checkpoint is cut or emptied, or one of its bits is flipped. Then the
+training is resumed. Each time it comes to its end, the weights, the optimizer's state, the schedules and all logged
+values but times and memory are compared. Arguments that are not named below go to train.py. The exit code is 1 if
+anything differs.
 """
 
 import argparse
@@ -20,9 +21,9 @@ import sys
 import time
 from pathlib import Path
 
-from mmengine_plugin.cli.errors import run
+from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.engine.checkpoint_files import checkpoints
-from mmengine_plugin.engine.end_state import differences, end_state
+from mmengine_plugin.engine.compare_runs import differences, end_state
 
 HERE = Path(__file__).resolve().parent
 SIGNALS = [signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT]  # torchrun passes the last two on
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument('out', type=Path, help='folder for the runs')
     parser.add_argument('--kills', type=int, default=20, help='how often the training is killed (default: 20)')
     parser.add_argument('--processes', type=int, default=1, help='processes of each training (default: 1)')
-    parser.add_argument('--seed', type=int, default=0, help='seed of the times, signals and damages (default: 0)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of times, signals and damage (default: 0)')
     args, rest = parser.parse_known_args()
     random.seed(args.seed)
     undisturbed, killed = args.out / 'whole', args.out / 'broken'

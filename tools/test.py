@@ -7,10 +7,10 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from backbones.errors import UserError
+from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.cli.arguments import run_parser
 from mmengine_plugin.cli.configs import load_run
-from mmengine_plugin.cli.errors import run
-from mmengine_plugin.files import write_json
+from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.inference.drawing import PicturesHook
 
 

@@ -10,7 +10,7 @@ from torch import cuda
 from backbones.errors import UserError
 from mmengine_plugin.cli.arguments import run_parser
 from mmengine_plugin.cli.configs import load_run, warn_of_batch_size
-from mmengine_plugin.cli.errors import run
+from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.engine.checkpoint_files import checkpoints
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from backbones.errors import UserError, did_you_mean
 
-from ..compat.upstream import as_mapping
+from ..compat.private_names import as_mapping
 
 REGISTRIES = [value for value in vars(mmengine.registry).values() if isinstance(value, Registry)]
 # keys that the Runner and OpenMMLab's programs read from the config, besides the Runner's arguments

@@ -1,4 +1,4 @@
-"""Configs: finding ours, reading a user's, and preparing a run from it."""
+"""Configs on the command line: reading one, and preparing a run from it."""
 
 from __future__ import annotations
 
@@ -13,41 +13,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
-from backbones import weights
 from backbones.errors import UserError, did_you_mean
+from backbones.safe_checkpoint import trust_checkpoints
 
-from ..files import make_folder
+from ..atomic_files import make_folder
 from .cfg_options import check_option
 from .launching import RANK_VARIABLES, join_processes
-
-_package = Path(__file__).resolve().parents[1]
-ROOT = _package if (_package / 'configs').is_dir() else _package.parent  # of an installed package, or of a checkout
-
-
-def config(name: str) -> str:
-    """The path of one of our configs, so that configs anywhere can inherit it.
-
-    Args:
-        name: Path of a config relative to ``configs/``, without ``.py``: ``'mask_rcnn_mambaout_tiny'`` or
-            ``'vmamba/mask_rcnn_vmamba_tiny'``.
-
-    Returns:
-        The absolute path, in a checkout as in an installed package.
-
-    Raises:
-        UserError: If there is no such config; it names the nearest one.
-
-    Example:
-        In a config of one's own, anywhere on disk::
-
-            _base_ = __import__('mmdet_plugin').config('mask_rcnn_mambaout_tiny')
-    """
-    folder = ROOT / 'configs'
-    path = folder / f'{name}.py'
-    if not path.is_file():
-        known = [str(p.relative_to(folder).with_suffix('')) for p in folder.rglob('*.py')]
-        raise UserError(f'no config {name!r} in {folder}{did_you_mean(name, known)}')
-    return str(path)
 
 
 def load_config(path: str, options: Mapping[str, object]) -> Config:
@@ -119,7 +90,7 @@ def load_run(args: argparse.Namespace) -> Config:
                 f'--launcher {args.launcher}: {variable} is not set; start it by tools/dist_*.sh or tools/slurm_*.sh'
             )
     if args.trust_checkpoint:
-        weights.trust_checkpoints()
+        trust_checkpoints()
     cfg = load_config(args.config, args.cfg_options)
     hooks = list(cfg.get('custom_hooks') or [])
     for name in ('StrictLoadHook', 'ResumeHook'):  # a config's own list of hooks replaces that of its base

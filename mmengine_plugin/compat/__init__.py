@@ -1,1 +1,1 @@
-"""What stands in for parts of mmcv and mmengine, and the one module that knows private names of other libraries."""
+"""What stands in for parts of mmcv and mmengine, and the private names of other libraries that are needed."""

@@ -9,9 +9,10 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as zoo_models
 
 from backbones.errors import UserError, did_you_mean
-from backbones.weights import HUB, fetch, read_checkpoint
+from backbones.safe_checkpoint import read_checkpoint
+from backbones.weights import HUB, fetch
 
-from .upstream import rename_mmcls_weights
+from .private_names import rename_mmcls_weights
 
 Location = str | torch.device | Callable | None
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from .upstream import roi_align_backward as torchvision_roi_align_backward
+from .private_names import roi_align_backward as torchvision_roi_align_backward
 
 NAME = 'mmcv._ext'
 SUPPORTED = (

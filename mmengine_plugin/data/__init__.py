@@ -1,1 +1,1 @@
-"""Checks of data sets, before a training and while it runs."""
+"""Checks of data sets, before training and while it runs."""

@@ -18,7 +18,7 @@ class NumClassesHook(Hook):
     """Compares ``num_classes`` of the model's heads with the classes of the data, before the first step.
 
     Raises:
-        UserError: If the numbers differ; it names the head.
+        UserError: If the numbers differ; the message names the head.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -43,7 +43,7 @@ def check_num_classes(model: nn.Module, classes: Sequence[str], source: str) -> 
     Args:
         model: A detector or segmentor.
         classes: Names of the classes.
-        source: Who has these classes, for the message.
+        source: Name of the data set that has these classes, for the message.
 
     Raises:
         UserError: If a head has another number of classes.

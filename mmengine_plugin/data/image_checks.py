@@ -42,7 +42,8 @@ class LoadedImage(NamedTuple):
         content: The bytes of the file.
         pixels: ``(H, W)`` or ``(H, W, C)``, as the training's transform loads them.
         mode: PIL's mode, such as ``'RGB'``; ``None`` if PIL cannot read the file.
-        stored: (height, width) as stored in the file, before EXIF turns the image; ``None`` if PIL cannot read it.
+        stored: (height, width) as stored in the file, before the EXIF orientation is applied; ``None`` if PIL cannot
+            read it.
     """
 
     content: bytes
@@ -114,7 +115,7 @@ def check_image(path: str, loader: BaseTransform, size: tuple[int, int] | None, 
     Args:
         path: The file.
         loader: The pipeline's LoadImageFromFile.
-        size: (height, width) of the image that the labels are made for, if known.
+        size: (height, width) of the image for which the labels were made, if known.
         whose: Words for the source of ``size`` in messages, such as ``'its label map has'``.
 
     Yields:
@@ -132,7 +133,7 @@ def check_image(path: str, loader: BaseTransform, size: tuple[int, int] | None, 
             'it is turned into RGB without its colour profile: training may see other colours than those labelled',
             'save it as RGB',
         )
-    jpeg = image.content.startswith(b'\xff\xd8')  # has 8 bits, and decoding again takes its time
+    jpeg = image.content.startswith(b'\xff\xd8')  # always has 8 bits, and decoding it again would take time
     if not jpeg and mmcv.imfrombytes(image.content, 'unchanged', backend='cv2').dtype == np.uint16:
         yield Problem(
             path,

@@ -1,4 +1,4 @@
-"""The checkpoint files of a work directory: which there are, and which is the newest good one."""
+"""The checkpoint files of a work directory: which ones exist, and which is the newest good one."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from backbones.errors import UserError
-from backbones.weights import read_checkpoint
+from backbones.safe_checkpoint import read_checkpoint
 
-from ..files import atomic_file
+from ..atomic_files import atomic_file
 
-INTERRUPTED = 'interrupted.pth'  # saved when a signal asked the run to leave
+INTERRUPTED = 'interrupted.pth'  # saved when a signal asked the run to stop
 
 
 def note_last_checkpoint(work_dir: str | Path, checkpoint: str | Path) -> None:
@@ -44,7 +44,7 @@ def last_checkpoint(work_dir: str | Path) -> Path | None:
     iterations: dict[Path, int] = {}  # of the good ones
     candidates, note = checkpoints(work_dir), Path(work_dir, 'last_checkpoint')
     named = Path(work_dir, note.read_text() if note.exists() else '')
-    if named.is_file():  # it comes before newer ones, which a run left that was given up
+    if named.is_file():  # it comes before newer ones, which belong to an abandoned run
         candidates = [named, *(path for path in candidates if path != named)]
     for path in candidates:
         try:

@@ -10,8 +10,8 @@ from mmengine.dist import is_main_process
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..compat.upstream import StepCheckpointHook
-from ..files import AtomicFileBackend
+from ..atomic_files import AtomicFileBackend
+from ..compat.private_names import StepCheckpointHook
 from .checkpoint_files import INTERRUPTED, note_last_checkpoint
 
 
@@ -34,7 +34,7 @@ class SafeCheckpointHook(StepCheckpointHook):
         super().__init__(*args, **{'backend_args': dict(backend='atomic')} | kwargs)
 
     def before_train(self, runner: Runner) -> None:
-        """Restore what a resumed run knew of its checkpoints, and remove files that a kill left half written."""
+        """Restore what a resumed run knew of its checkpoints, and remove files that a kill left incomplete."""
         super().before_train(runner)
         self.file_backend = DeferredRemovalBackend()
         if self.save_best and (best := getattr(self, 'best_ckpt_path', None)):
@@ -46,7 +46,7 @@ class SafeCheckpointHook(StepCheckpointHook):
                 path.unlink()
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping) -> None:
-        """Save the best checkpoint, and note in the last one that it was validated, with its scores."""
+        """Save the best checkpoint, and record in the last one that it was validated, with its scores."""
         runner.message_hub.update_info('last_validation', runner.iter)
         self.saved_since_validation = False
         super().after_val_epoch(runner, metrics)
@@ -55,7 +55,7 @@ class SafeCheckpointHook(StepCheckpointHook):
             self.save_step(runner, self.last_step[0], dict(epoch=runner.epoch, iter=runner.iter))
 
     def save_step(self, runner: Runner, step: int, meta: dict) -> None:
-        """Save in a safe order: write the checkpoint, name it the last one, remove an old one."""
+        """Save in a safe order: write the checkpoint, record it as the last one, remove an old one."""
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 self.file_backend.remove(Path(self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft())))

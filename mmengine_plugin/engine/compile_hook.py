@@ -1,4 +1,4 @@
-"""``torch.compile`` for detectors. For segmentors, mmengine's own setting ``compile`` takes the whole step."""
+"""``torch.compile`` for detectors. For segmentors, mmengine's own setting ``compile`` compiles the whole step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 class CompileBackboneHook(Hook):
     """Compiles the backbone and nothing else, since the shapes in a detector's heads change with every image.
 
-    Image sizes are symbols, so that one program serves many sizes. The names of parameters do not change.
+    Image sizes are symbolic, so that one compiled program serves many sizes. The names of parameters do not change.
 
     Args:
         **options: Arguments of ``torch.compile``; ``dynamic=True`` is the default.
@@ -23,7 +23,7 @@ class CompileBackboneHook(Hook):
         self.options = dict(dynamic=True) | options
 
     def before_run(self, runner: Runner) -> None:
-        """Let the first forward pass compile."""
+        """Make the first forward pass compile the backbone."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model.backbone.compile(**self.options)
         print_log(f'{type(model.backbone).__name__} will be compiled in its first forward pass', 'current')

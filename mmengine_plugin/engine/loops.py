@@ -2,7 +2,8 @@
 
 Every random number of a training step or of a sample is a function of the seed, the process and the iteration's number.
 So there is no random state to save and no data to replay, and a resumed run takes the steps of an uninterrupted one.
-The loops also save and leave when a signal asks for it. To switch this off, name mmengine's own loops in ``train_cfg``.
+The loops also save a checkpoint and exit when a signal asks for it. To switch this off, name mmengine's own loops in
+``train_cfg``.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from torch.utils.data import BatchSampler
 
 from backbones.errors import UserError
 
-from ..compat.upstream import accumulated_steps
-from ..data.samples import CheckedSamples
+from ..compat.private_names import accumulated_steps
+from ..data.checked_samples import CheckedSamples
 from .checkpoint_files import INTERRUPTED, note_last_checkpoint
 from .optimizer_wrappers import NotFiniteError
 from .sampling import RestartableInfiniteSampler, seed_all
@@ -33,7 +34,7 @@ from .signals import EXIT_CODE, SIGNALS
 
 
 class ResumableLoop:
-    """What the two loops have in common: a mixin for mmengine's training loops.
+    """What the two loops have in common, a mixin for mmengine's training loops.
 
     Args:
         runner: The Runner.
@@ -47,8 +48,8 @@ class ResumableLoop:
         plain_batches = dict(type=BatchSampler, drop_last=dataloader.pop('drop_last', False))
         inner = dataloader.get('batch_sampler') or plain_batches
         dataloader['batch_sampler'] = dict(type='NumberedBatchSampler', inner=inner)
-        self.signal_number = 0  # of the signal that asks to leave
-        self.handlers: dict[int, object] = {}  # those that were there before the training
+        self.signal_number = 0  # of the signal that asks the run to stop
+        self.handlers: dict[int, object] = {}  # the handlers before the training
         self.group = torch.distributed.new_group(backend='gloo') if get_world_size() > 1 else None
         super().__init__(runner, dataloader, *args, **kwargs)
         if not isinstance(self.dataloader.dataset, CheckedSamples):
@@ -60,7 +61,7 @@ class ResumableLoop:
             )
 
     def run(self) -> torch.nn.Module:
-        """Train, with handlers for the signals that ask to save and leave; afterwards the earlier handlers return."""
+        """Train, with handlers for the signals that ask to save and exit; restore the earlier handlers afterwards."""
         self.handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         try:
             return super().run()
@@ -69,7 +70,7 @@ class ResumableLoop:
                 signal.signal(number, handler)
 
     def run_iter(self, *args) -> None:
-        """Take a step; save and leave if a signal asked for it.
+        """Take a step; save and exit if a signal asked for it.
 
         Raises:
             UserError: If the gradients are not finite, or the GPU's memory is exhausted.
@@ -106,7 +107,7 @@ class ResumableLoop:
         for name, buffer in self.runner.model.named_buffers():
             if not buffer.isfinite().all():
                 raise UserError(
-                    f'{name} is not finite after iteration {self.iter}, and leaving out steps cannot mend it; the '
+                    f'{name} is not finite after iteration {self.iter}, and leaving out steps cannot repair it; the '
                     f'images are {_image_paths(batch)}. Resume with a lower learning rate or with clipping'
                 )
 
@@ -115,7 +116,7 @@ class ResumableLoop:
         return self.iter % accumulated_steps(self.runner.optim_wrapper) == 0
 
     def is_asked_to_leave(self) -> bool:
-        """Whether any process was sent a signal, and the run can be left without a loss."""
+        """Whether any process has received a signal, and the run can stop here without losing anything."""
         asked = torch.tensor(self.signal_number)
         if self.group:
             torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self.group)
@@ -144,7 +145,7 @@ class ResumableLoop:
             print(f'{name}: the run saves and leaves after this step; a second signal ends it at once')
 
     def _begin_batches(self, first: int) -> None:
-        """Let the data loader begin with this iteration, if its order of the data begins at iteration ``first``."""
+        """Let the data loader begin with the current iteration; its order of the data begins at iteration ``first``."""
         seed = [self.runner.seed]  # a resumed run has that of its checkpoint, and all processes use the first one's
         broadcast_object_list(seed)
         self.seed = seed[0]
@@ -162,7 +163,7 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
     epoch_start = 0  # the iteration at which the epoch began
 
     def run(self) -> torch.nn.Module:
-        """Train from the iteration on at which the checkpoint was saved."""
+        """Train from the iteration at which the checkpoint was saved."""
         epoch, start = self.runner.message_hub.runtime_info.get('epoch_start', (None, 0))
         self.epoch_start = start if epoch == self.epoch else self.iter
         return super().run()
@@ -176,11 +177,11 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
         self.epoch_start = self.iter
 
     def run_iter(self, idx: int, data_batch: Mapping) -> None:
-        """Take a step; ``idx`` counts from where the epoch was resumed."""
+        """Take a step; ``idx`` counts from the iteration at which the epoch was resumed."""
         super().run_iter(self.done + idx, data_batch)
 
     def is_validation_due(self) -> bool:
-        """Whether a run that has come to this iteration validates now."""
+        """Whether a validation is due after the current number of iterations."""
         due = self.epoch % self.val_interval == 0 or self.epoch == self.max_epochs
         return self.iter == self.epoch_start and self.epoch >= self.val_begin and due
 
@@ -197,7 +198,7 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
             )
 
     def run(self) -> torch.nn.Module:
-        """Train from the iteration on at which the checkpoint was saved."""
+        """Train from the iteration at which the checkpoint was saved."""
         self.dataloader_iterator = self._batches(self.iter)
         return super().run()
 
@@ -207,6 +208,6 @@ class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
         yield from self.dataloader
 
     def is_validation_due(self) -> bool:
-        """Whether a run that has come to this iteration validates now."""
+        """Whether a validation is due after the current number of iterations."""
         due = self.iter % self.val_interval == 0 or self.iter == self.max_iters
         return self.iter >= self.val_begin and due

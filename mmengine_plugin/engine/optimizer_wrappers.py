@@ -1,4 +1,4 @@
-"""Optimizer wrappers that take no step by gradients that are not finite, and mixed precision where there is a GPU."""
+"""Optimizer wrappers that leave out steps with gradients that are not finite; mixed precision where there is a GPU."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class NotFiniteError(RuntimeError):
 class FiniteOptimWrapper(OptimWrapper):
     """mmengine's OptimWrapper, but a step whose gradients are not finite is left out.
 
-    All processes see the same averaged gradients, and so they decide alike.
+    All processes see the same averaged gradients, so they all decide the same.
 
     Args:
         *args: Arguments of mmengine's OptimWrapper.
         max_bad_steps: Number of such steps in a row that are left out; the next one is an error. The default is 50
-            with a dynamic loss scale, which finds its value by such steps, and 0 otherwise.
+            with a dynamic loss scale, which finds its value through such steps, and 0 otherwise.
         **kwargs: Arguments of mmengine's OptimWrapper.
     """
 

@@ -1,4 +1,4 @@
-"""The resume policy: which checkpoint a run goes on from, what may differ from before, and what is done again."""
+"""The resume policy: which checkpoint a run continues from, what may have changed, and what is done again."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from mmengine.runner import Runner
 
 from backbones.errors import UserError
 
-from ..compat.upstream import checkpoint_of, is_resuming, set_checkpoint, training_loop
+from ..compat.private_names import checkpoint_of, is_resuming, set_checkpoint, training_loop
 from .checkpoint_files import last_checkpoint, note_last_checkpoint
 from .loops import ResumableLoop
 
-# types that had another name when a checkpoint was written: old name to today's
+# types that had another name when the checkpoint was written, from their old to their present names
 RENAMED = {"'outlive_signals'": "'ignore_signals'"}
 
 
@@ -35,7 +35,7 @@ class ResumeHook(Hook):
             set_checkpoint(runner, found[0])
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note the conditions of the run in the checkpoint."""
+        """Record the conditions of the run in the checkpoint."""
         if isinstance(runner.train_loop, ResumableLoop):
             checkpoint['meta']['run'] = conditions(runner)
 
@@ -52,12 +52,12 @@ class ResumeHook(Hook):
             compare(before, conditions(runner), within_epoch, runner.logger)
 
     def before_train(self, runner: Runner) -> None:
-        """If the checkpoint was saved before a validation, and this was cut off, run it first."""
+        """If the checkpoint was saved before a validation that was then cut off, run this validation first."""
         loop = runner.train_loop
         if not isinstance(loop, ResumableLoop):
             return
         if is_resuming(runner) and is_main_process():
-            # checkpoints that are newer than this one belong to a run that was given up
+            # checkpoints that are newer than this one belong to an abandoned run
             note_last_checkpoint(runner.work_dir, checkpoint_of(runner))
         validated = runner.message_hub.runtime_info.get('last_validation', 0)
         if validated != loop.iter and runner.val_loop is not None and loop.is_validation_due():
@@ -65,7 +65,7 @@ class ResumeHook(Hook):
             runner.val_loop.run()
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Let all processes score one model: the statistics of BatchNorm differ, and one process's are saved."""
+        """Make all processes score one model: their BatchNorm statistics differ, and only one process's are saved."""
         for buffer in runner.model.buffers():
             broadcast(buffer)
         batches = torch.tensor(len(runner.val_dataloader))
@@ -73,9 +73,9 @@ class ResumeHook(Hook):
         self.batches = batches.item()
 
     def after_val_iter(self, runner: Runner, batch_idx: int, *args, **kwargs) -> None:
-        """Leave a validation during the training if a signal asks for it; it will run again after the resume."""
+        """Stop a validation during training if a signal asks for it; it will run again after the resume."""
         loop = training_loop(runner)
-        # a batch that only some processes have cannot be used to ask all: they would wait for ever
+        # not at a batch that only some processes have: they would wait for the others for ever
         if isinstance(loop, ResumableLoop) and batch_idx < self.batches and loop.is_asked_to_leave():
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
@@ -127,7 +127,7 @@ def compare(before: Mapping, now: Mapping, within_epoch: bool, logger: logging.L
             'differently: resume from the checkpoint of an epoch by --resume FILE, or under the earlier conditions'
         )
     if changed:
-        logger.warning(f'RESUMED UNDER OTHER CONDITIONS, {", ".join(changed)}: the batches hold other images from now')
+        logger.warning(f'RESUMED UNDER OTHER CONDITIONS, {", ".join(changed)}: the batches now hold other images')
     earlier = {key: RENAMED.get(value, value) for key, value in before['settings'].items()}
     differing = [
         f'{key}: {earlier.get(key, "not set")} -> {now["settings"].get(key, "not set")}'

@@ -13,11 +13,11 @@ from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS
 from torch.utils.data import BatchSampler, Sampler
 
-from ..compat.upstream import indices_of_rank
+from ..compat.private_names import indices_of_rank
 
 
 def seed_all(*key: int) -> None:
-    """Seed Python's, NumPy's and PyTorch's generators, on all devices, by a sequence of numbers."""
+    """Seed Python's, NumPy's and PyTorch's generators, on all devices, with a sequence of numbers."""
     first, second = np.random.SeedSequence(key).generate_state(2).tolist()
     random.seed(first)
     np.random.seed(first)
@@ -57,7 +57,7 @@ class SeededIndex(int):
 
 @DATA_SAMPLERS.register_module()
 class RestartableInfiniteSampler(InfiniteSampler):
-    """mmengine's InfiniteSampler, but each iteration over it begins at the start."""
+    """mmengine's InfiniteSampler, but each ``iter()`` of it begins with the first index again."""
 
     def __iter__(self) -> Iterator[int]:
         return indices_of_rank(self)
@@ -65,7 +65,7 @@ class RestartableInfiniteSampler(InfiniteSampler):
 
 @DATA_SAMPLERS.register_module()
 class NumberedBatchSampler(BatchSampler):
-    """Batches of :class:`SeededIndex`, from the iteration on at which a resumed run begins.
+    """Batches of :class:`SeededIndex`, beginning with the iteration at which a run is resumed.
 
     Args:
         sampler: Sampler of the indices.

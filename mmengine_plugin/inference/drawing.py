@@ -15,9 +15,11 @@ from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 
-from ..files import atomic_file
+from ..atomic_files import atomic_file
 
 
 class PicturesHook(Hook):
@@ -100,7 +102,23 @@ def draw_samples(cfg: Config, path: str | Path, number: int = 12) -> None:
         draw_sheet(sorted(Path(folder).iterdir()), path, columns=3, rows=-(-number // 3), size=(640, 440))
 
 
-def with_legend(picture: Image.Image, rows: list[tuple[tuple[int, ...], str]]) -> Image.Image:
+def draw_instances(image: Image.Image, sample: BaseDataElement, visualizer: Visualizer) -> Image.Image:
+    """Draw the boxes, masks, classes and scores of a detector's prediction with mmdet's visualizer."""
+    visualizer.dpi = max(100, max(image.size) // 10)  # names must be legible on large photos, too
+    visualizer.fig_save.set_dpi(visualizer.dpi)
+    visualizer.add_datasample('', np.asarray(image), sample, draw_gt=False, pred_score_thr=-1)
+    return Image.fromarray(visualizer.get_image())
+
+
+def draw_segments(
+    image: Image.Image, labels: np.ndarray, palette: Sequence[tuple[int, ...]], legend: Sequence[tuple]
+) -> Image.Image:
+    """Blend an image with the colors of its label map ``(H, W)``, and add a legend of colors and texts."""
+    colors = np.array(palette, np.uint8)
+    return with_legend(Image.blend(image, Image.fromarray(colors[labels]), 0.5), legend)
+
+
+def with_legend(picture: Image.Image, rows: Sequence[tuple[tuple[int, ...], str]]) -> Image.Image:
     """Add a white strip at the right of a picture, with a color and a text in each row."""
     size = max(12, picture.height // 40)
     font, line = ImageFont.load_default(size), round(1.5 * size)

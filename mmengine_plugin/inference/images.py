@@ -13,7 +13,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, is_image_file
 
 from backbones.errors import UserError
 
-from ..files import make_folder
+from ..atomic_files import make_folder
 
 
 def find_images(inputs: str | Path | Iterable[str | Path], out_dir: str | Path) -> list[str]:

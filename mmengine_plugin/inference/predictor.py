@@ -27,10 +27,10 @@ from rich.progress import track
 from backbones.errors import UserError
 from backbones.weights import refuse_mismatch
 
+from ..atomic_files import atomic_file, write_json
 from ..cli.configs import load_config
 from ..data.classes import check_num_classes
-from ..files import atomic_file, write_json
-from .drawing import with_legend
+from .drawing import draw_instances, draw_segments
 from .images import find_images, png_names, read_image
 
 
@@ -180,12 +180,10 @@ class Predictor:
     def _instances(
         self, image: Image.Image, sample: BaseDataElement, score_thr: float
     ) -> tuple[Image.Image, list[dict]]:
-        """Draw a detector's prediction, and write it in COCO's results format."""
+        """The picture of a detector's prediction, and the prediction in COCO's results format."""
         found = sample.pred_instances.cpu()
         sample.pred_instances = found = found[found.scores >= score_thr]
-        self.visualizer.dpi = max(100, max(image.size) // 10)  # names must be legible on large photos, too
-        self.visualizer.fig_save.set_dpi(self.visualizer.dpi)
-        self.visualizer.add_datasample('', np.asarray(image), sample, draw_gt=False, pred_score_thr=-1)
+        picture = draw_instances(image, sample, self.visualizer)
         entries = []
         for one in found:
             (x1, y1, x2, y2), label = one.bboxes[0].tolist(), int(one.labels)
@@ -195,22 +193,17 @@ class Predictor:
                 mask = rle.encode(np.asfortranarray(one.masks[0].numpy().astype(np.uint8)))
                 entry['segmentation'] = mask | dict(counts=mask['counts'].decode())
             entries.append(entry)
-        return Image.fromarray(self.visualizer.get_image()), entries
+        return picture, entries
 
     def _segments(self, image: Image.Image, sample: BaseDataElement) -> tuple[Image.Image, Image.Image, dict]:
-        """Draw a segmentor's prediction with a legend; return it with the label map and each class's share of it."""
+        """The picture of a segmentor's prediction, the label map, and each class's share of its pixels."""
         labels = sample.pred_sem_seg.data[0].cpu().numpy()
         labels = labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16)
         shares = np.bincount(labels.ravel()) / labels.size
-        present = [i for i in np.argsort(-shares) if shares[i]]
-        colors = np.array(self.palette, np.uint8)
-        picture = Image.blend(image, Image.fromarray(colors[labels]), 0.5)
-        rows = [(self.palette[i], f'{self.classes[i]} {shares[i]:.1%}') for i in present]
-        return (
-            with_legend(picture, rows),
-            Image.fromarray(labels),
-            {self.classes[i]: round(shares[i], 6) for i in present},
-        )
+        present = [label for label in np.argsort(-shares) if shares[label]]
+        legend = [(self.palette[label], f'{self.classes[label]} {shares[label]:.1%}') for label in present]
+        picture = draw_segments(image, labels, self.palette, legend)
+        return picture, Image.fromarray(labels), {self.classes[label]: round(shares[label], 6) for label in present}
 
 
 def _save(image: Image.Image, path: Path) -> None:

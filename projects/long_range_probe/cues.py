@@ -26,7 +26,7 @@ import numpy as np
 
 from backbones.errors import UserError
 from mmengine_plugin.cli.arguments import positive
-from mmengine_plugin.cli.errors import run
+from mmengine_plugin.cli.error_messages import run
 
 WIDTH, HEIGHT = 512, 48  # pixels of a strip
 CELL = 16  # pixels, width and height of the cell that holds one thing

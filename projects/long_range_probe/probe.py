@@ -31,9 +31,9 @@ import numpy as np
 import torch
 
 from backbones.errors import UserError
+from mmengine_plugin.atomic_files import make_folder, write_json
 from mmengine_plugin.cli.arguments import positive
-from mmengine_plugin.cli.errors import run
-from mmengine_plugin.files import make_folder, write_json
+from mmengine_plugin.cli.error_messages import run
 from projects.long_range_probe.cues import write_cues
 from projects.long_range_probe.measuring import accuracy, load, receptive_field
 from projects.long_range_probe.report import NAMES, write_report

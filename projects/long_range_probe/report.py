@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from benchmarks.conditions import conditions
-from mmengine_plugin.files import atomic_file, write_json
+from mmengine_plugin.atomic_files import atomic_file, write_json
 
 from .measuring import extent
 from .trainings import CORES, Training, count_backbone

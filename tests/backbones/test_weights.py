@@ -16,7 +16,8 @@ from torch import nn
 from backbones import MambaOut, MambaOutClassifier, UserError
 from backbones.mambaout import ARCHS, our_names
 from backbones.mambaout import authors_names as names_of_the_authors
-from backbones.weights import SHA256, load_pretrained, read_checkpoint
+from backbones.safe_checkpoint import read_checkpoint
+from backbones.weights import SHA256, load_pretrained
 
 
 @pytest.fixture(scope='module')

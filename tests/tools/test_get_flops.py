@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import UserError
 from backbones.mambaout import ARCHS
-from mmengine_plugin.inference.complexity import count
+from mmengine_plugin.macs import count
 from tests.conftest import ROOT, SWIN
 
 TABLE = list(csv.DictReader((ROOT / 'docs/models.csv').open()))

@@ -26,12 +26,12 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from backbones import UserError
-from backbones.weights import read_checkpoint
-from mmengine_plugin.data.samples import CheckedSamples
+from backbones.safe_checkpoint import read_checkpoint
+from mmengine_plugin.atomic_files import AtomicFileBackend
+from mmengine_plugin.data.checked_samples import CheckedSamples
 from mmengine_plugin.engine.checkpoint_files import checkpoints, last_checkpoint
-from mmengine_plugin.engine.end_state import differences, end_state
+from mmengine_plugin.engine.compare_runs import differences, end_state
 from mmengine_plugin.engine.signals import EXIT_CODE
-from mmengine_plugin.files import AtomicFileBackend
 from tests.conftest import DETECTION, FAST, SEGMENTATION, TIME_LIMIT
 
 OLD_CHECKPOINTS = Path(__file__).parent / 'version_0.1'  # of `config()` below, at iteration 4
@@ -135,7 +135,9 @@ def train(settings: dict, lines: int = 0) -> None:
 
     def trace(frame, event, argument):
         nonlocal counted
-        if not frame.f_code.co_filename.endswith(('plugin/files.py', '/checkpoint_hook.py', '/checkpoint_files.py')):
+        if not frame.f_code.co_filename.endswith(
+            ('plugin/atomic_files.py', '/checkpoint_hook.py', '/checkpoint_files.py')
+        ):
             return None
         counted += event == 'line'
         if counted == lines:

@@ -1,10 +1,10 @@
-"""The private names that ``backbones/upstream.py`` lists still exist and have the same meaning."""
+"""The private names that ``backbones/private_names.py`` lists still exist and have the same meaning."""
 
 import torch
 from torch import nn
 
-from backbones.upstream import STATE_DICT_VERSIONS
-from backbones.weights import read_checkpoint
+from backbones.private_names import STATE_DICT_VERSIONS
+from backbones.safe_checkpoint import read_checkpoint
 
 
 def test_torchs_state_dict_has_module_versions_in_its_attribute_metadata(tmp_path):

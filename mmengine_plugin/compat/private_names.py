@@ -1,8 +1,8 @@
-"""The private names of mmengine and PyTorch that this project uses: all of them, and each with its reason.
+"""The private names of mmengine and PyTorch that this project uses, each with its reason.
 
-Everything else goes through public names. (One more is in ``backbones/upstream.py``, since ``backbones`` must not
-import this package.) Tried with mmengine 0.11.0rc3, mmdet 3.3.0, torch 2.12.1 and
-torchvision 0.27.1; a test looks up each name of :data:`PRIVATE` in the installed versions.
+Everything else goes through public names. One more private name is in ``backbones/private_names.py``, since
+``backbones`` must not import this package. All were tried with mmengine 0.11.0rc3, torch 2.12.1 and torchvision
+0.27.1, and a test looks up each name of :data:`PRIVATE` in the installed versions.
 """
 
 from __future__ import annotations

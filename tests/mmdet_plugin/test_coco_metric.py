@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from backbones import UserError
-from mmdet_plugin.metric import BACKENDS, CocoMetric, FastCOCOeval, FastCocoMetric, coco_metric, evaluator
+from mmdet_plugin.coco_metric import BACKENDS, CocoMetric, FastCOCOeval, FastCocoMetric, coco_metric, evaluator
 from tests.conftest import DETECTION, FOLDERS
 
 # all names that mmdet has, in the order of pycocotools

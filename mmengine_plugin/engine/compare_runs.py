@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from mmengine.logging import HistoryBuffer
 
-from backbones.weights import read_checkpoint
+from backbones.safe_checkpoint import read_checkpoint
 
 from .checkpoint_files import last_checkpoint
 

@@ -12,8 +12,8 @@ from mmdet.registry import DATASETS
 from mmengine.fileio import list_dir_or_file
 
 from backbones.errors import UserError, did_you_mean
+from mmengine_plugin.data.checked_samples import CheckedSamples
 from mmengine_plugin.data.image_checks import Problem
-from mmengine_plugin.data.samples import CheckedSamples
 
 
 class CheckedCOCO(COCO):

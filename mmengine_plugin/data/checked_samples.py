@@ -115,7 +115,7 @@ class SkippedSamplesHook(Hook):
 
     def _list(self, runner: Runner) -> None:
         for dataset in self.datasets:
-            # each process of a launcher has met its own share
+            # each process has loaded only its own share of the samples
             parts = all_gather_object(dataset.skipped.nonzero().flatten().tolist())
             if skipped := sorted({index for part in parts for index in part}):
                 paths = '\n  '.join(dataset.get_data_info(index)['img_path'] for index in skipped)

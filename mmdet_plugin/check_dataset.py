@@ -1,4 +1,4 @@
-"""All problems of data sets in COCO's format. Training stops at the first one, or leaves out objects silently."""
+"""Find all problems of data sets in COCO's format. Training stops at the first one, or leaves out objects silently."""
 
 import json
 import math
@@ -18,9 +18,9 @@ from tqdm import tqdm
 from backbones.errors import UserError
 from mmengine_plugin.data.image_checks import Problem, check_all, check_image, transform_of
 
-from .coco import class_problems
+from .datasets import class_problems
 
-TOLERANCE = 2  # pixels that a box may exceed its image by: rounding, and tools that count pixels from 1
+TOLERANCE = 2  # pixels by which a box may exceed its image, because of rounding and of tools that count pixels from 1
 # the keys that mmdet reads of every entry
 REQUIRED = dict(
     images=('id', 'file_name', 'height', 'width'),
@@ -257,7 +257,7 @@ def _is_polygon(polygon: object) -> bool:
 def _covers(counts: object, size: list[int]) -> bool:
     """Whether run lengths cover an image of size [height, width] exactly.
 
-    pycocotools fills what they leave open with whatever is in memory.
+    If they end too early, pycocotools fills the rest of the mask with whatever is in memory.
     """
     if isinstance(counts, str):
         counts = _run_lengths(counts)
@@ -270,7 +270,8 @@ def _run_lengths(counts: str) -> list[int] | None:
     """Decode the run lengths in a string of pycocotools; None if the string ends within a number.
 
     A character holds 5 bits of a number, the lowest bits first, and a sixth bit that is set if the next character
-    continues the number. From the fourth number on, each is the difference to the number two places before it.
+    continues the number. From the fourth number on, each is stored as the difference from the number two
+    places before it.
     """
     runs, run, bits = [], 0, 0
     for character in counts.encode():

@@ -1,4 +1,4 @@
-"""All problems of folders of images and label maps. Training would not notice most of them."""
+"""Find all problems of folders of images and label maps. Training would not notice most of them."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -93,7 +93,7 @@ def _missing_places(dataset: BaseSegDataset) -> Iterator[Problem]:
 
 
 def _check_names(dataset: BaseSegDataset, pairs: list[dict]) -> Iterator[Problem]:
-    """Find files that do not belong to the data set although they look like it."""
+    """Find files that look as if they belonged to the data set, but do not."""
     used = {pair['img_path'] for pair in pairs} | {pair.get('seg_map_path') for pair in pairs}
     for path in _files(dataset, 'img_path', tuple(Image.registered_extensions())):
         if path not in used:
@@ -204,7 +204,7 @@ def _is_known(value: int, classes: int, known: dict[int, int] | None, offset: in
 
 
 def _check_values(folders: str, values: set[int], classes: int, reduced: bool) -> Iterator[Problem]:
-    """Find wrong numberings by the values of all label maps together, of data sets without a label map of mmseg.
+    """Find wrong numberings from the values in all label maps together, where mmseg's ``label_map`` maps no labels.
 
     With ``reduce_zero_label``, value v is class v - 1, and 0 is ignored: the values go from 0 to the number of classes.
     Label maps that number their classes from 0 have all values below the number of classes, but not this number itself:

@@ -12,18 +12,18 @@ from mmengine.runner import Runner
 from backbones.errors import UserError
 from backbones.weights import refuse_mismatch
 
-from ..compat.upstream import checkpoint_of, is_resuming
+from ..compat.private_names import checkpoint_of, is_resuming
 
 
 @HOOKS.register_module()
 class StrictLoadHook(Hook):
     """Refuse a checkpoint that does not fit the model; mmengine would load what fits and warn.
 
-    So no test scores random weights because the checkpoint belongs to another model.
+    This prevents a test from scoring random weights because the checkpoint belongs to another model.
 
     Args:
-        reinitialise: Beginnings of parameter names. Where the checkpoint does not fit such a parameter, the parameter
-            keeps its initial value. For fine-tuning a detector on other classes, for example,
+        reinitialise: Prefixes of parameter names. Where the checkpoint does not fit such a parameter, the parameter
+            keeps its initial value. To fine-tune a detector on other classes, for example, set
             ``['roi_head.bbox_head.fc', 'roi_head.mask_head.conv_logits']``. It applies when training starts from
             ``load_from``; a resumed run must fit in all parameters.
     """
@@ -35,7 +35,7 @@ class StrictLoadHook(Hook):
         """Compare names and shapes.
 
         Raises:
-            UserError: If some differ; it names the first of them.
+            UserError: If some differ; the message names the first of them.
         """
         model, state = runner.model, checkpoint.get('state_dict', checkpoint)
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):

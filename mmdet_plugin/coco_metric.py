@@ -80,8 +80,8 @@ def evaluator(truth: COCO, found: COCO, kind: str) -> 'FastCOCOeval | COCOeval':
 class FastCOCOeval(COCOeval_faster):
     """faster-coco-eval's COCOeval with the scores of pycocotools, to the last bit.
 
-    faster-coco-eval differs from pycocotools in two ways. Its first score is not limited to 100 detections in an
-    image. Its precision is divided by the number of detections, where pycocotools divides by this number plus
+    faster-coco-eval differs from pycocotools in two ways. Its first score is not limited to 100 detections per
+    image. Where it divides by the number of detections to get the precision, pycocotools divides by this number plus
     ``np.spacing(1)``. In float64 the sum differs from the number only for a single detection, and only by one bit, but
     this bit can change how a score is rounded.
     """
@@ -106,7 +106,7 @@ class FastCOCOeval(COCOeval_faster):
         p.recThrs = recalls
 
     def _recall_of_second(self) -> np.ndarray:
-        """The recall of two found objects, (K, A): category, area. With fewer objects it is 2: out of reach."""
+        """The recall of two found objects, (K, A): category, area. With fewer objects it is 2, beyond any recall."""
         p = self.params
         truth = self.cocoGt.loadAnns(self.cocoGt.getAnnIds(imgIds=p.imgIds, catIds=p.catIds))
         truth = [mark for mark in truth if not mark.get('iscrowd')]

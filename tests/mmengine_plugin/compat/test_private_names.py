@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mmengine_plugin.compat.upstream import PRIVATE
+from mmengine_plugin.compat.private_names import PRIVATE
 from tests.conftest import ROOT
 
 PACKAGES = ('backbones', 'benchmarks', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin', 'projects', 'tools')
-ADAPTER = ROOT / 'mmengine_plugin/compat/upstream.py'
+ADAPTER = ROOT / 'mmengine_plugin/compat/private_names.py'
 OTHERS = sorted(path for package in PACKAGES for path in (ROOT / package).rglob('*.py') if path != ADAPTER)
 
 
