@@ -137,7 +137,7 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
                 'test.py and predict.py run its code with --trust-checkpoint'
             ) from error
         raise UserError(
-            f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged, cut off or no checkpoint; copy or '
+            f'checkpoint {path} ({path.stat().st_size:,} bytes) is damaged, cut off or not a checkpoint; copy or '
             f'download it again [{str(error).split(". ")[0].strip() or type(error).__name__}]'
         ) from error
     if not isinstance(content, dict):

@@ -57,7 +57,7 @@ def main() -> None:
     except ValueError as error:  # an invalid NNODES or NODE_RANK
         sys.exit(f'error: {error}')
     except SignalException:
-        sys.exit(EXIT_CODE)  # the processes were asked to save and leave
+        sys.exit(EXIT_CODE)  # the processes were asked to save and exit
     except ChildFailedError as error:
         rank, failure = first_lost(error.failures)
         if failure.exitcode > 0:

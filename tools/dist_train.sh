@@ -6,7 +6,7 @@
 # On several machines, run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT in the environment.
 #
 # With MAX_RESTARTS=N in the environment, and --resume, all processes are restarted up to N times if one is killed or
-# crashes, but not if it was asked to leave, nor after an "error:" line. On several machines, N must be the same on each.
+# crashes, but not if it was asked to exit, nor after an "error:" line. On several machines, N must be the same on each.
 # A machine that is lost as a whole is not replaced: the others wait for it until PyTorch's time limits end them.
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,10s/^# \?//p' "$0" >&2; exit 2; }

@@ -23,7 +23,7 @@ class CfgOptions(DictAction):
 def positive(text: str) -> int:
     """Parse a positive integer."""
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
     return int(text)
 
 

@@ -24,7 +24,7 @@ SUPPORTED = (
     'nms', 'roi_align_forward', 'roi_align_backward', 'sigmoid_focal_loss_forward', 'sigmoid_focal_loss_backward',
     'ms_deform_attn_forward', 'ms_deform_attn_backward', 'get_compiler_version', 'get_compiling_cuda_version',
 )  # fmt: skip
-CURE = (
+ADVICE = (
     'needs compiled ops, which this installation of mmcv-lite lacks and no config of MambaOut calls; install a '
     'compiled mmcv==2.1.0: pip uninstall mmcv-lite; pip install "setuptools<82"; '
     'pip install --no-build-isolation mmcv==2.1.0'
@@ -71,7 +71,7 @@ def roi_align_forward(
         RuntimeError: On CPU, if aligned and a RoI is inverted or NaN, as in mmcv. (On CUDA neither looks.)
     """
     if pool_mode == 0:
-        raise NotImplementedError(f"mmcv op 'roi_align_forward' with pool_mode='max' {CURE}")
+        raise NotImplementedError(f"mmcv op 'roi_align_forward' with pool_mode='max' {ADVICE}")
     if aligned and rois.device.type == 'cpu' and not (rois[:, 3:] >= rois[:, 1:3]).all():
         raise RuntimeError('roi_align: a RoI has x2 < x1, y2 < y1 or NaN')
     grid = (spatial_scale, aligned_height, aligned_width, sampling_ratio, aligned)
@@ -184,7 +184,7 @@ def _unsupported(name: str) -> Callable:
         raise AttributeError(f'module {NAME!r} has no attribute {name!r}')
 
     def op(*args, **kwargs):
-        raise NotImplementedError(f'mmcv op {name!r} {CURE}')
+        raise NotImplementedError(f'mmcv op {name!r} {ADVICE}')
 
     return op
 

@@ -53,7 +53,7 @@ def last_checkpoint(work_dir: str | Path) -> Path | None:
                     raise UserError(f'the checksum of {broken} in it does not match its content')
             iterations[path] = read_checkpoint(path)['meta']['iter']
         except Exception as error:  # readers raise all kinds of exceptions for damaged files
-            print_log(f'checkpoint {path} is damaged and passed over: {error}', 'current', logging.WARNING)
+            print_log(f'checkpoint {path} is damaged and skipped: {error}', 'current', logging.WARNING)
         if path in iterations and (path == named or path.name != INTERRUPTED):
             break  # the others are older
     if candidates and not iterations:

@@ -82,7 +82,7 @@ class ResumableLoop:
         except NotFiniteError:
             raise UserError(
                 f'the gradients of iteration {self.iter + 1} are not finite, and {wrapper.max_bad_steps} steps before '
-                f'it were left out already; its images are {_image_paths(batch)}. The weights are as they were. Lower '
+                f'it were skipped already; its images are {_image_paths(batch)}. The weights are as they were. Lower '
                 'the learning rate, clip by optim_wrapper.clip_grad.max_norm=1, train in bfloat16 by '
                 'optim_wrapper.dtype=bfloat16, or allow more such steps by optim_wrapper.max_bad_steps'
             ) from None
@@ -96,18 +96,18 @@ class ResumableLoop:
         bad_steps = getattr(wrapper, 'bad_steps', 0)
         if bad_steps and self._is_between_updates():
             self._report_skipped_step(batch, bad_steps)
-        if self.is_asked_to_leave():
-            self.leave()
+        if self.is_asked_to_exit():
+            self.save_and_exit()
 
     def _report_skipped_step(self, batch: Mapping, bad_steps: int) -> None:
         self.runner.logger.warning(
-            f'step {self.iter} was left out because its gradients are not finite ({bad_steps} in a row, '
+            f'step {self.iter} was skipped because its gradients are not finite ({bad_steps} in a row, '
             f'{self.runner.optim_wrapper.max_bad_steps} are allowed); its images are {_image_paths(batch)}'
         )
         for name, buffer in self.runner.model.named_buffers():
             if not buffer.isfinite().all():
                 raise UserError(
-                    f'{name} is not finite after iteration {self.iter}, and leaving out steps cannot repair it; the '
+                    f'{name} is not finite after iteration {self.iter}, and skipping steps cannot repair it; the '
                     f'images are {_image_paths(batch)}. Resume with a lower learning rate or with clipping'
                 )
 
@@ -115,7 +115,7 @@ class ResumableLoop:
         """Whether no gradients are being accumulated, which a checkpoint would lose."""
         return self.iter % accumulated_steps(self.runner.optim_wrapper) == 0
 
-    def is_asked_to_leave(self) -> bool:
+    def is_asked_to_exit(self) -> bool:
         """Whether any process has received a signal, and the run can stop here without losing anything."""
         asked = torch.tensor(self.signal_number)
         if self.group:
@@ -123,7 +123,7 @@ class ResumableLoop:
         self.signal_number = asked.item()
         return bool(asked) and self._is_between_updates()
 
-    def leave(self) -> NoReturn:
+    def save_and_exit(self) -> NoReturn:
         """Save a checkpoint and exit with :data:`~mmengine_plugin.engine.signals.EXIT_CODE`."""
         meta = dict(epoch=self.epoch, iter=self.iter)
         self.runner.save_checkpoint(
@@ -142,7 +142,7 @@ class ResumableLoop:
         signal.signal(number, self.handlers[number])  # a second signal ends the process at once
         if is_main_process():
             name = signal.Signals(number).name
-            print(f'{name}: the run saves and leaves after this step; a second signal ends it at once')
+            print(f'{name}: the run saves a checkpoint and exits after this step; a second signal ends it at once')
 
     def _begin_batches(self, first: int) -> None:
         """Let the data loader begin with the current iteration; its order of the data begins at iteration ``first``."""

@@ -1,4 +1,4 @@
-"""Optimizer wrappers that leave out steps with gradients that are not finite; mixed precision where there is a GPU."""
+"""Optimizer wrappers that skip steps with gradients that are not finite; mixed precision where there is a GPU."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ class NotFiniteError(RuntimeError):
 
 @OPTIM_WRAPPERS.register_module()
 class FiniteOptimWrapper(OptimWrapper):
-    """mmengine's OptimWrapper, but a step whose gradients are not finite is left out.
+    """mmengine's OptimWrapper, but a step with gradients that are not finite is skipped.
 
     All processes see the same averaged gradients, so they all decide the same.
 
     Args:
         *args: Arguments of mmengine's OptimWrapper.
-        max_bad_steps: Number of such steps in a row that are left out; the next one is an error. The default is 50
+        max_bad_steps: Number of such steps in a row that are skipped; the next one is an error. The default is 50
             with a dynamic loss scale, which finds its value through such steps, and 0 otherwise.
         **kwargs: Arguments of mmengine's OptimWrapper.
     """
@@ -40,7 +40,7 @@ class FiniteOptimWrapper(OptimWrapper):
         """Take the step if the gradients are finite.
 
         Raises:
-            NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were left out before.
+            NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were skipped before.
         """
         gradients = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
         if torch.nn.utils.get_total_norm(gradients, norm_type=float('inf')).isfinite():  # a sum of squares may overflow
@@ -51,12 +51,12 @@ class FiniteOptimWrapper(OptimWrapper):
         if self.bad_steps > self.max_bad_steps:
             raise NotFiniteError
         if self._is_scaled():
-            super().step(**kwargs)  # the scaler leaves out the step, too, and lowers the scale
+            super().step(**kwargs)  # the scaler skips the step, too, and lowers the scale
 
 
 @OPTIM_WRAPPERS.register_module()
 class FiniteAmpOptimWrapper(FiniteOptimWrapper, AmpOptimWrapper):
-    """mmengine's AmpOptimWrapper, but it gives up when too many steps in a row were left out."""
+    """mmengine's AmpOptimWrapper, but it gives up when too many steps in a row were skipped."""
 
 
 @OPTIM_WRAPPERS.register_module(name='AmpOnCudaOptimWrapper')

@@ -76,11 +76,11 @@ class ResumeHook(Hook):
         """Stop a validation during training if a signal asks for it; it will run again after the resume."""
         loop = training_loop(runner)
         # not at a batch that only some processes have: they would wait for the others for ever
-        if isinstance(loop, ResumableLoop) and batch_idx < self.batches and loop.is_asked_to_leave():
+        if isinstance(loop, ResumableLoop) and batch_idx < self.batches and loop.is_asked_to_exit():
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # gives the model its own weights back
-            loop.leave()
+            loop.save_and_exit()
 
 
 def conditions(runner: Runner) -> dict[str, object]:

@@ -282,7 +282,7 @@ def test_a_truncated_file_is_reported_as_damaged(published, tmp_path, suffix, sh
     path = tmp_path / f'model{suffix}'
     safetensors.torch.save_file(published, path) if suffix == '.safetensors' else torch.save(published, path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(UserError, match=f'{path} .* is damaged, cut off or no checkpoint'):
+    with pytest.raises(UserError, match=f'{path} .* is damaged, cut off or not a checkpoint'):
         read_checkpoint(path)
 
 

@@ -67,7 +67,7 @@ def test_a_receptive_field_reaches_as_far_as_the_gradient_in_its_row():
     [
         (['--iterations', 5], 'and --iterations from 10 on'),
         (['--seeds', -1], '--seeds takes numbers from 0 on'),
-        (['--images', 0], "'0' is no positive number"),
+        (['--images', 0], "'0' is not a positive number"),
         (['--models', 'resnet'], 'invalid choice'),
     ],
 )

@@ -78,7 +78,7 @@ def test_exactly_at_the_threshold_a_sequence_is_not_long(tool, tmp_path):
     [
         (['--arch', 'tiny', '--width', '96'], '--arch tiny gives patches and widths: leave out --patch and --width'),
         (['--out', 'a.gif'], '--out a.gif must end with .png'),
-        (['--shape', '0', '32'], "argument --shape: '0' is no positive number"),
+        (['--shape', '0', '32'], "argument --shape: '0' is not a positive number"),
         (['--arch', 'huge'], "argument --arch: invalid choice: 'huge'"),
     ],
 )

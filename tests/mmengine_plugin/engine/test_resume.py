@@ -305,7 +305,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_its_name(whole, damage, tmp_path
     DAMAGES[damage](newest)
     assert last_checkpoint(tmp_path / 'run') == older
     said = assert_goes_on(tmp_path / 'run', whole)
-    assert damage == 'half renamed' or f'{newest} is damaged and passed over' in said
+    assert damage == 'half renamed' or f'{newest} is damaged and skipped' in said
     assert not list((tmp_path / 'run').glob('.*.part.*'))
 
 
@@ -356,7 +356,7 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_good(trouble, disk
 def test_gradients_that_are_not_finite_stop_the_run_by_the_images_names(whole, tmp_path):
     code, said = run(tmp_path / 'run', whole[0], train_dataloader__dataset=dict(type='Points', bad=2))
     assert (
-        code == 1 and 'are not finite, and 0 steps before it were left out' in said and '2.jpg' in said.splitlines()[-1]
+        code == 1 and 'are not finite, and 0 steps before it were skipped' in said and '2.jpg' in said.splitlines()[-1]
     ), said
     if last := last_checkpoint(tmp_path / 'run'):
         assert all(v.isfinite().all() for v in torch.load(last, weights_only=False)['state_dict'].values())
@@ -367,10 +367,10 @@ def test_steps_may_be_left_out_up_to_a_count(whole, tmp_path):
     data = dict(type='Points', bad=2)
     changes = dict(train_dataloader__dataset=data, optim_wrapper=wrapper)
     code, said = run(tmp_path / 'run', whole[0], model=dict(type='Line', norm=False), **changes)
-    assert code == 0 and said.count('was left out because its gradients are not finite') == 3, said
+    assert code == 0 and said.count('was skipped because its gradients are not finite') == 3, said
     weights = [v for k, v in end_state(tmp_path / 'run').items() if k.startswith('state_dict')]
     assert all(value.isfinite().all() for value in weights)
-    code, said = run(tmp_path / 'norm', whole[0], **changes)  # statistics of a batch norm cannot be left out
+    code, said = run(tmp_path / 'norm', whole[0], **changes)  # the statistics of a batch norm have changed
     assert code == 1 and 'body.1.running_mean is not finite' in said, said
 
 
