@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 DOCTOR = ROOT / 'tools/doctor.py'
 NEEDS = [*run_setup(ROOT / 'setup.py', stop_after='init').install_requires]
-FIT = {'mambaout-dense': '0.1.0'}
+FIT = {'mambaout-dense': importlib.metadata.version('mambaout-dense')}
 FIT |= {name: importlib.metadata.version(name).partition('+')[0] for name in (re.split('[=<>]', n)[0] for n in NEEDS)}
 REQUIRES = {'mambaout-dense': NEEDS, 'torchvision': [f'torch (=={FIT["torch"]})', 'gdown; extra == "gdown"']}
 TORCH = """
