@@ -17,8 +17,9 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 - ``torch.ops.mambaout``: the operators of the backbones (:mod:`backbones.ops`)
 - ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``, ``['FiniteAmpOptimWrapper']``, ``['FiniteOptimWrapper']``: fp16 on CUDA,
   fp32 elsewhere, and no step by gradients that are not finite (:mod:`~mmengine_plugin.engine.optimizer_wrappers`)
-- ``LOOPS['ResumableEpochLoop']``, ``LOOPS['ResumableIterLoop']``: training that resumes bit for bit; while they train,
-  they handle SIGTERM, SIGINT and SIGUSR1 (:mod:`~mmengine_plugin.engine.loops`)
+- ``LOOPS['ResumableEpochLoop']``, ``LOOPS['ResumableIterLoop']``: training that resumes bit for bit; from their
+  construction to the end of the training, they handle SIGTERM, SIGINT and SIGUSR1
+  (:mod:`~mmengine_plugin.engine.loops`)
 - ``HOOKS['SafeCheckpointHook']``, ``HOOKS['ResumeHook']`` (:mod:`~mmengine_plugin.engine.checkpoint_hook`,
   :mod:`~mmengine_plugin.engine.resume`)
 - ``FUNCTIONS['ignore_signals']``, also by its earlier name ``'outlive_signals'``

@@ -34,6 +34,10 @@ def test_a_config_that_is_not_there(tool):
     refuses(tool('train.py', 'configs/mask_rcnn_mambaout_tinny.py'), 'does not exist', 'mask_rcnn_mambaout_tiny.py')
 
 
+def test_a_folder_in_place_of_a_config(tool):
+    refuses(tool('check_dataset.py', 'configs'), 'configs is a folder: name a config file in it')
+
+
 def test_a_base_that_is_not_there(tool, tmp_path):
     path = child(tmp_path, '', base='no_such_base.py')
     refuses(tool('train.py', path), f'config {path}: its base', 'no_such_base.py does not exist')
@@ -144,6 +148,7 @@ def test_an_option_that_exists_nowhere(tool, option, words):
         'train_dataloader.pin_memory=True',
         'val_evaluator.proposal_nums=[100,1,10]',
         'val_evaluator.backend=pycocotools',
+        'train_dataloader.worker_init_fn.type=outlive_signals',
     ],
 )
 def test_an_option_that_only_the_class_has_is_accepted(option):

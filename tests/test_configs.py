@@ -152,7 +152,12 @@ def test_the_environment_names_the_size_for_vmambas_own_recipe(head, size, monke
 
 
 @pytest.mark.parametrize(
-    ('size', 'message'), [(None, 'needs the environment variable VMAMBA_SIZE'), ('tinny', 'tinny.py does not exist')]
+    ('size', 'message'),
+    [
+        (None, 'needs the environment variable VMAMBA_SIZE'),
+        ('tinny', 'tinny.py does not exist'),
+        ('official', 'inherits from itself'),
+    ],
 )
 def test_vmambas_own_recipe_without_a_size_that_exists_is_refused(size, message, monkeypatch, tool):
     if size:

@@ -2,6 +2,7 @@
 # of mmseg's Swin-T, in full precision. The size, the last part of the other files' names, is an environment variable:
 #   VMAMBA_SIZE=small_s2l15 python tools/train.py configs/vmamba/upernet_vmamba_official.py
 _base_ = './upernet_vmamba_{{$VMAMBA_SIZE:}}.py'
+# a folder for each size; a config that inherits this one must set its own work_dir
 work_dir = './work_dirs/upernet_vmamba_{{$VMAMBA_SIZE:}}_official'
 optim_wrapper = dict(
     type='OptimWrapper',  # full precision

@@ -72,8 +72,11 @@ def _arguments(section: Mapping, cfg: Config) -> tuple[set[str], bool]:
     if isinstance(built, str):
         found = (r.get(f'{cfg.default_scope}.{built}') or r.get(built) for r in REGISTRIES)
         built = next(filter(None, found), None)
-    if inspect.isfunction(built):  # it passes **kwargs on to the class that it returns
-        callables = [built, *inspect.getmro(inspect.signature(built, eval_str=True).return_annotation)]
+    if inspect.isfunction(built):
+        callables = [built]
+        returned = inspect.signature(built, eval_str=True).return_annotation
+        if inspect.isclass(returned):  # the function passes **kwargs on to it
+            callables += inspect.getmro(returned)
     elif inspect.isclass(built):
         callables = inspect.getmro(built)
     else:

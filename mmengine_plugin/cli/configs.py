@@ -35,6 +35,8 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
         UserError: If the file or one of its bases does not exist or cannot be read, if the model's backbone is ours
             and the config does not import our plugin, or if an option names a key that does not exist.
     """
+    if Path(path).is_dir():
+        raise UserError(f'{path} is a folder: name a config file in it')
     if not Path(path).is_file():
         near = [str(p.with_suffix('')) for pattern in ('*.py', '*/*.py') for p in Path(path).parent.glob(pattern)]
         near = did_you_mean(str(Path(path).with_suffix('')), near).replace("'?)", ".py'?)")
@@ -43,6 +45,8 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
         cfg = Config.fromfile(path)
     except FileNotFoundError as error:
         raise UserError(f'config {path}: its base {error.filename or error} does not exist') from error
+    except RecursionError as error:
+        raise UserError(f'config {path} inherits from itself: see _base_ in it') from error
     except KeyError as error:
         unset = re.match('`(.+)` cannot be found in `os.environ`', str(error.args[0]))
         if not unset:

@@ -49,7 +49,8 @@ class ResumableLoop:
         inner = dataloader.get('batch_sampler') or plain_batches
         dataloader['batch_sampler'] = dict(type='NumberedBatchSampler', inner=inner)
         self.signal_number = 0  # of the signal that asks the run to stop
-        self.handlers: dict[int, object] = {}  # the handlers before the training
+        # from here on, since data and checkpoint may take long to load; the values are the handlers before the training
+        self.handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         self.group = torch.distributed.new_group(backend='gloo') if get_world_size() > 1 else None
         super().__init__(runner, dataloader, *args, **kwargs)
         if not isinstance(self.dataloader.dataset, CheckedSamples):
@@ -61,8 +62,7 @@ class ResumableLoop:
             )
 
     def run(self) -> torch.nn.Module:
-        """Train, with handlers for the signals that ask to save and exit; restore the earlier handlers afterwards."""
-        self.handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        """Train; afterwards, restore the handlers of the signals that ask to save and exit."""
         try:
             return super().run()
         finally:

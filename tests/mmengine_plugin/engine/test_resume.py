@@ -203,6 +203,14 @@ def test_a_signal_lets_the_run_save_and_leave_in_the_middle_of_an_epoch(whole, n
     assert not (tmp_path / 'run/interrupted.pth').exists()
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_before_the_first_step_is_not_lost(whole, number, tmp_path):
+    """The data is loaded by then, which may take minutes."""
+    code, said = run(tmp_path / 'run', whole[0], send=(number, 'before_run', 0))
+    assert code == EXIT_CODE and f'{number.name}: saved at iteration 1' in said, said
+    assert_goes_on(tmp_path / 'run', whole)
+
+
 @pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
 def test_a_validation_that_was_cut_off_runs_again(whole, number, tmp_path):
     code, said = run(tmp_path / 'run', whole[0], send=(number, 'after_val_iter', 3))
