@@ -186,6 +186,11 @@ def assert_goes_on(work_dir: Path, whole: tuple, **settings) -> str:
     return said
 
 
+def test_a_run_of_another_seed_differs(whole, tmp_path):
+    assert run(tmp_path / 'run', whole[0], randomness=dict(seed=4))[0] == 0
+    assert 'state_dict.head.weight' in differences(whole[1], end_state(tmp_path / 'run'))
+
+
 @pytest.mark.parametrize('iteration', range(0, 9, 2))
 def test_a_kill_at_any_step_changes_nothing(whole, iteration, tmp_path):
     code, said = run(tmp_path / 'run', whole[0], send=(signal.SIGKILL, 'after_train_iter', iteration))
