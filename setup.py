@@ -31,6 +31,7 @@ setup(
         'ftfy',  # mmseg imports these two and does not say so
         'regex',
         'huggingface_hub>=0.34',
+        'filelock',
         'safetensors',
         'faster-coco-eval>=1.6.5,<1.9',
         'tensorboard',

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
+from filelock import FileLock
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from mmengine.logging import print_log
@@ -87,23 +89,44 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     )
 
 
-def refuse_mismatch(source: str, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    """Raise a :class:`UserError` that names the keys in which two state dicts differ, if they differ."""
-    wrong = [
-        *(f'missing {k}' for k in expected if k not in found),
-        *(f'unexpected {k}' for k in found if k not in expected),
-        *(
-            f'{k} is {tuple(found[k].shape)} instead of {tuple(v.shape)}'
-            for k, v in expected.items()
-            if k in found and found[k].shape != v.shape
-        ),
-    ]
+def refuse_mismatch(source: str, expected: Mapping[str, Tensor], found: Mapping[str, object]) -> None:
+    """Raise a :class:`UserError` that names the first keys in which two state dicts differ, if they differ.
+
+    Args:
+        source: The file with the weights, for the message.
+        expected: The state dict of the model.
+        found: The weights in the file.
+    """
+    wrong = mismatches(expected, found)
     if wrong:
         more = f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''
         raise UserError(
             f'the weights in {source} do not fit the model: {"; ".join(wrong[:4])}{more}. '
             'Is this a checkpoint of another size, number of classes or architecture?'
         )
+
+
+def mismatches(expected: Mapping[str, Tensor], found: Mapping[str, object]) -> list[str]:
+    """List the keys in which the weights of a file differ from a model's, such as ``'missing stem.conv1.weight'``."""
+    return [
+        *(f'missing {k}' for k in expected if k not in found),
+        *(f'unexpected {k}' for k in found if k not in expected),
+        *(
+            f'{k} is {_shape(found[k])} instead of {_shape(v)}'
+            for k, v in expected.items()
+            if k in found and has_other_shape(found[k], v)
+        ),
+    ]
+
+
+def has_other_shape(value: object, expected: object) -> bool:
+    """Whether a value of a file cannot replace that of a model, since it has another shape or is not a tensor."""
+    return _shape(value) != _shape(expected)
+
+
+def _shape(value: object) -> tuple[int, ...] | str:
+    """The shape of a tensor, in words for another value of a state dict."""
+    return tuple(value.shape) if isinstance(value, Tensor) else 'not a tensor'
 
 
 def _families(keys: list[str]) -> str:
@@ -142,7 +165,9 @@ def fetch(checkpoint: str) -> Path:
             cached = Path(torch.hub.get_dir(), 'checkpoints', folder, name)
             if not cached.is_file():
                 cached.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(checkpoint, str(cached), stated and stated[1])
+                with FileLock(f'{cached}.lock'):  # one process downloads it, and the others wait
+                    if not cached.is_file():
+                        torch.hub.download_url_to_file(checkpoint, str(cached), stated and stated[1])
             _verify(cached, stated[1] if stated else '')
             return cached
     except HFValidationError as error:

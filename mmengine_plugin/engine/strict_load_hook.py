@@ -1,16 +1,18 @@
-"""Strict loading: a checkpoint fits the model in all names and shapes, or the run ends."""
+"""Strict loading: a checkpoint must fit the model in all names and shapes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import Tensor, nn
 
 from backbones.errors import UserError
-from backbones.weights import refuse_mismatch
+from backbones.weights import has_other_shape, mismatches, refuse_mismatch
 
 from ..compat.private_names import checkpoint_of, is_resuming
 
@@ -19,44 +21,112 @@ from ..compat.private_names import checkpoint_of, is_resuming
 class StrictLoadHook(Hook):
     """Refuse a checkpoint that does not fit the model; mmengine would load what fits and warn.
 
-    This prevents a test from scoring random weights because the checkpoint belongs to another model.
+    This prevents a test from scoring random weights because the checkpoint belongs to another model. Old names of
+    parameters are accepted if mmdet, mmseg, mmcv or PyTorch rename them while they load.
 
     Args:
-        reinitialise: Prefixes of parameter names. Where the checkpoint does not fit such a parameter, the parameter
-            keeps its initial value. To fine-tune a detector on other classes, for example, set
+        reinitialise: Prefixes of parameter names. If the checkpoint lacks such a parameter or has another shape for it,
+            the parameter keeps its initial value. To fine-tune a detector on other classes, for example, set
             ``['roi_head.bbox_head.fc', 'roi_head.mask_head.conv_logits']``. It applies when training starts from
             ``load_from``; a resumed run must fit in all parameters.
+        strict: Whether to refuse a checkpoint that does not fit. If False, one warning lists all differences, and the
+            parameters that fit are loaded. It applies to training, resuming and testing.
     """
 
-    def __init__(self, reinitialise: Sequence[str] = ()) -> None:
+    priority = 'ABOVE_NORMAL'  # before EMAHook, which loads a second set of weights without such a check
+
+    def __init__(self, reinitialise: Sequence[str] = (), strict: bool = True) -> None:
         self.reinitialise = (reinitialise,) if isinstance(reinitialise, str) else tuple(reinitialise)
+        self.strict = strict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare names and shapes.
+        """Compare names and shapes, before mmengine loads the weights.
 
         Raises:
-            UserError: If some differ; the message names the first of them.
+            UserError: If some differ and ``strict`` is True; the message names the first of them. Also if
+                ``reinitialise`` names no parameter.
         """
-        model, state = runner.model, checkpoint.get('state_dict', checkpoint)
+        model, source = runner.model, checkpoint_of(runner) or f'the checkpoint in {runner.work_dir}'
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
-        expected = model.state_dict()
-        found = {name.removeprefix('module.'): value for name, value in state.items()}
-        starts = () if is_resuming(runner) else self.reinitialise
-        for start in starts:
-            if not any(k.startswith(start) for k in expected):
+        try:
+            expected, found = names_in_model(model, checkpoint.get('state_dict', checkpoint))
+        except RuntimeError as error:  # a module has its own reason to reject its weights
+            if self.strict:
+                reason = ' '.join(str(error).split())
+                raise UserError(f'the weights in {source} do not fit the model: {reason}') from error
+            return  # mmengine logs the reason and loads the rest
+        prefixes = () if is_resuming(runner) else self.reinitialise
+        for prefix in prefixes:
+            if not any(key.startswith(prefix) for key in expected):
                 raise UserError(
-                    f'StrictLoadHook: no parameter of the model begins with {start!r}, which reinitialise names'
+                    f'StrictLoadHook: no parameter of the model begins with {prefix!r}, which reinitialise names'
                 )
         fresh = [
-            k for k in expected if k.startswith(starts) and getattr(found.get(k), 'shape', None) != expected[k].shape
+            key
+            for key, value in expected.items()
+            if key.startswith(prefixes) and (key not in found or has_other_shape(found[key], value))
         ]
         for key in fresh:
-            state.pop(key, None)
-            found.pop(key, None)
             expected.pop(key)
-        refuse_mismatch(checkpoint_of(runner) or f'the checkpoint in {runner.work_dir}', expected, found)
+            found.pop(key, None)
+        if self.strict:
+            refuse_mismatch(source, expected, found)
+        elif wrong := mismatches(expected, found):
+            runner.logger.warning(
+                f'the weights in {source} do not fit the model in {len(wrong)} names or shapes. '
+                f'StrictLoadHook(strict=False) loads the others: {"; ".join(wrong)}'
+            )
+            for key, value in expected.items():  # EMAHook would fail at another shape when it resumes its average
+                if key in found and has_other_shape(found[key], value):
+                    checkpoint.get('ema_state_dict', {}).pop(f'module.{key}', None)
         if fresh:
             runner.logger.warning(
                 f'not in the checkpoint, or of another shape, and left as initialised: {", ".join(fresh)}'
             )
+
+
+def names_in_model(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    """Find the names that the tensors of a checkpoint have when they reach the parameters of a model.
+
+    Modules of mmdet, mmcv and PyTorch rename old names while they load. This function lets them do so on a copy of
+    ``state``, and copies no tensor into the model.
+
+    Args:
+        model: The model, without wrappers.
+        state: Its weights in the checkpoint. The names may begin with ``'module.'``.
+
+    Returns:
+        ``(expected, found)``: the tensors that the model needs, and those of the checkpoint, both by their names in the
+        model. Other names of the checkpoint have the value None in ``found``.
+
+    Raises:
+        RuntimeError: If a module rejects its weights for a reason of its own.
+    """
+    state = without_module(state)
+    expected, found = model.state_dict(), {}
+
+    def take_own(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+        """Take the tensors of one module out of ``state``, so that they are not loaded; its children come later."""
+        for key in list(state):
+            if key in expected and key.startswith(prefix) and '.' not in key.removeprefix(prefix):
+                found[key] = state.pop(key)
+
+    handles = [module.register_load_state_dict_pre_hook(take_own) for module in model.modules()]
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    # a module may do without some tensors: a convolution with weight standardisation computes its statistics
+    needed = found.keys() | missing
+    return {k: v for k, v in expected.items() if k in needed}, found | dict.fromkeys(unexpected)
+
+
+def without_module(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """A copy of the weights in a checkpoint without the prefix ``module.`` in their names."""
+    state = copy.copy(state)  # keeps the versions of modules, on which the renaming of old names depends
+    for key in list(state):
+        if key.startswith('module.'):
+            state[key.removeprefix('module.')] = state.pop(key)
+    return state

@@ -30,6 +30,7 @@ from backbones.weights import refuse_mismatch
 from ..atomic_files import atomic_file, write_json
 from ..cli.configs import load_config
 from ..data.classes import check_num_classes
+from ..engine.strict_load_hook import names_in_model, without_module
 from .drawing import draw_instances, draw_segments
 from .images import find_images, png_names, read_image
 
@@ -64,9 +65,9 @@ class Predictor:
         init_default_scope(cfg.default_scope)
         self.model = MODELS.build(cfg.model)
         content = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
-        state = {k.removeprefix('module.'): v for k, v in content.get('state_dict', content).items()}
-        refuse_mismatch(str(checkpoint), self.model.state_dict(), state)
-        self.model.load_state_dict(state)
+        state = content.get('state_dict', content)
+        refuse_mismatch(str(checkpoint), *names_in_model(self.model, state))
+        self.model.load_state_dict(without_module(state), strict=False)
         self.model.to(device).eval()
 
         data = cfg.test_dataloader.dataset

@@ -1,6 +1,8 @@
 """Published weights load completely under either naming, or are refused with the name of the wrong key."""
 
 import hashlib
+import multiprocessing
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,7 +19,8 @@ from backbones import MambaOut, MambaOutClassifier, UserError
 from backbones.mambaout import ARCHS, our_names
 from backbones.mambaout import authors_names as names_of_the_authors
 from backbones.safe_checkpoint import read_checkpoint
-from backbones.weights import SHA256, load_pretrained
+from backbones.weights import SHA256, fetch, load_pretrained
+from tests.conftest import TIME_LIMIT
 
 
 @pytest.fixture(scope='module')
@@ -138,12 +141,22 @@ def test_weights_with_a_known_hash_must_match_it(published, hub_cache):
         load(f'hf-hub:{name}')
 
 
+class CountingHandler(SimpleHTTPRequestHandler):
+    """Serves files slowly enough that several downloads overlap, and writes each request into ``requests``."""
+
+    def do_GET(self) -> None:
+        with Path(self.directory).with_name('requests').open('a') as file:
+            file.write(f'{self.path}\n')
+        time.sleep(0.3)
+        super().do_GET()
+
+
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """The address of a server for the folder ``tmp_path/remote``; downloads go to an empty cache."""
     (tmp_path / 'remote').mkdir()
     monkeypatch.setattr('torch.hub.get_dir', lambda: str(tmp_path / 'cache'))
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'remote')
+    handler = partial(CountingHandler, directory=tmp_path / 'remote')
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
@@ -159,6 +172,52 @@ def test_a_release_is_downloaded_once(published, server, tmp_path):
         UserError, match=r'cannot download .*Download http\S+mambaout_kobe.pth on a machine with a network'
     ):
         load(f'{server}/mambaout_kobe.pth')
+
+
+def fetch_together(urls: list[str]) -> list[str]:
+    """Fetch each URL in a process of its own, all at once; return the files or the messages of the errors."""
+    context = multiprocessing.get_context('fork')
+    start, answers = context.Barrier(len(urls)), context.SimpleQueue()
+
+    def fetch_one(url: str) -> None:
+        start.wait(TIME_LIMIT)
+        try:
+            answers.put(str(fetch(url)))
+        except UserError as error:
+            answers.put(str(error))
+
+    processes = [context.Process(target=fetch_one, args=(url,)) for url in urls]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(TIME_LIMIT)
+    assert [process.exitcode for process in processes] == [0] * len(urls)
+    return [answers.get() for _ in urls]
+
+
+def test_processes_that_need_the_same_file_download_it_once(server, tmp_path):
+    content = bytes(range(256)) * 4096
+    for name in ('model.pth', 'other.pth'):
+        (tmp_path / 'remote' / name).write_bytes(content)
+    paths = fetch_together([f'{server}/model.pth', f'{server}/model.pth', f'{server}/other.pth'])
+    assert len(set(paths)) == 2 and all(Path(path).read_bytes() == content for path in paths)
+    assert sorted((tmp_path / 'requests').read_text().split()) == ['/model.pth', '/other.pth']
+
+
+def test_after_a_failed_download_the_next_process_tries_again(server, tmp_path):
+    errors = fetch_together([f'{server}/nothing.pth'] * 2)
+    assert all('cannot download the weights' in error for error in errors)
+    assert (tmp_path / 'requests').read_text().split() == ['/nothing.pth'] * 2
+
+
+def test_each_process_checks_the_hash_of_a_downloaded_file(server, tmp_path):
+    (tmp_path / 'remote/model-01234567.pth').write_bytes(b'other content')
+    cached = tmp_path / 'cache/checkpoints/model-01234567.pth'
+    errors = fetch_together([f'{server}/model-01234567.pth'] * 2)
+    assert all('cannot download the weights' in error for error in errors) and not cached.exists()
+    cached.write_bytes(b'other content')
+    errors = fetch_together([f'{server}/model-01234567.pth'] * 2)
+    assert all('is damaged or not the requested file' in error for error in errors)
 
 
 @pytest.mark.parametrize('arch', ARCHS)
