@@ -8,6 +8,7 @@ adds.
 
 from mmengine_plugin import config
 
+from . import score_names  # noqa: F401  (imported for what it registers)
 from .coco_metric import FastCocoMetric
 from .datasets import CheckedCocoDataset
 

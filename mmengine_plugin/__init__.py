@@ -31,6 +31,7 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
   (:mod:`~mmengine_plugin.engine.strict_load_hook`)
 - ``HOOKS['CompileBackboneHook']``: ``torch.compile`` for the backbone alone
   (:mod:`~mmengine_plugin.engine.compile_hook`)
+- ``HOOKS['CheckRunHook']``: refuses runs that would fail late (:mod:`~mmengine_plugin.engine.check_run_hook`)
 - ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`~mmengine_plugin.data.classes`)
 - ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used
   (:mod:`~mmengine_plugin.data.checked_samples`)
@@ -60,6 +61,7 @@ try:
     from .config_paths import config
     from .data import checked_samples, classes  # noqa: F401
     from .engine import (  # noqa: F401
+        check_run_hook,
         checkpoint_hook,
         compile_hook,
         loops,

@@ -8,6 +8,7 @@ The import adds ``DATASETS['CheckedADE20KDataset']``, ``DATASETS['FolderDataset'
 
 from mmengine_plugin import config
 
+from . import score_names  # noqa: F401  (imported for what it registers)
 from .datasets import CheckedADE20KDataset, FolderDataset
 from .visualizer import ContiguousSegVisualizer
 

@@ -270,4 +270,9 @@ def test_a_checkpoint_of_another_size(tool, mini_data, checkpoint, tmp_path):
 def test_options_that_exclude_each_other_or_need_a_gpu(tool):
     refuses(tool('train.py', DETECTION, '--amp', '--no-amp'), '--amp and --no-amp')
     if not torch.cuda.is_available():
-        refuses(tool('train.py', DETECTION, '--amp'), 'no GPU is visible')
+        refuses(tool('train.py', DETECTION, '--amp'), 'no GPU is visible', 'FiniteAmpOptimWrapper')
+
+
+def test_a_function_of_a_data_loader_that_is_not_registered(tool):
+    done = tool('train.py', DETECTION, '--cfg-options', 'train_dataloader.worker_init_fn.type=ignore_signal')
+    refuses(done, 'train_dataloader.worker_init_fn.type=ignore_signal is not registered', "mean 'ignore_signals'")

@@ -69,6 +69,7 @@ BOTH = {  # setting: (Swin's value, ours, source or reason)
     'custom_hooks.0.type': (ABSENT, 'StrictLoadHook', 'ours: refuses checkpoints that do not fit'),
     'custom_hooks.1.type': (ABSENT, 'NumClassesHook', 'ours: refuses heads that do not fit the data'),
     'custom_hooks.3.type': (ABSENT, 'ResumeHook', SAFE),
+    'custom_hooks.4.type': (ABSENT, 'CheckRunHook', 'ours: refuses runs that would fail late'),
     'default_hooks.checkpoint.type': ('CheckpointHook', 'SafeCheckpointHook', SAFE),
     'train_dataloader.worker_init_fn.type': (ABSENT, 'ignore_signals', SAFE),
     'val_dataloader.worker_init_fn.type': (ABSENT, 'ignore_signals', SAFE),

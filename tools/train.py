@@ -11,7 +11,7 @@ from backbones.errors import UserError
 from mmengine_plugin.cli.arguments import run_parser
 from mmengine_plugin.cli.configs import load_run, warn_of_batch_size
 from mmengine_plugin.cli.error_messages import run
-from mmengine_plugin.engine.checkpoint_files import checkpoints
+from mmengine_plugin.engine.checkpoint_files import checkpoint_place, checkpoints
 
 
 def main() -> None:
@@ -36,14 +36,14 @@ def main() -> None:
         if cfg.optim_wrapper.get('accumulative_counts', 1) > 1:
             raise UserError('--auto-scale-lr does not count accumulated steps: set optim_wrapper.optimizer.lr instead')
         cfg.auto_scale_lr.enable = True
+    found = checkpoints(cfg.work_dir, **checkpoint_place(cfg))
     if args.resume and args.resume != 'auto':
         cfg.update(resume=True, load_from=args.resume)
-    elif args.resume and checkpoints(cfg.work_dir):
+    elif args.resume and found:
         cfg.update(resume=True, load_from=None)
-    if cfg.get('load_from') or (cfg.get('resume') and checkpoints(cfg.work_dir)):
-        if 'backbone' in cfg.model:
-            cfg.model.backbone.init_cfg = None  # the checkpoint overwrites these weights: do not download them
     runner = Runner.from_cfg(cfg)
+    if args.resume == 'auto' and not found:
+        runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint, so that the run begins at its beginning')
     warn_of_batch_size(runner)
     runner.train()
 
@@ -51,7 +51,10 @@ def main() -> None:
 def set_precision(cfg: Config, amp: bool) -> None:
     """Replace the type of the optimizer wrapper by one for mixed precision or for fp32."""
     if amp and not cuda.is_available():
-        raise UserError('--amp: no GPU is visible, and fp16 training needs one; without it, training runs in fp32')
+        raise UserError(
+            '--amp: no GPU is visible, and a CPU is many times slower in fp16 than in fp32. To try fp16 there '
+            'nevertheless, set optim_wrapper.type=FiniteAmpOptimWrapper by --cfg-options'
+        )
     cfg.optim_wrapper.type = 'FiniteAmpOptimWrapper' if amp else 'FiniteOptimWrapper'
     if not amp:
         for key in ('loss_scale', 'dtype'):

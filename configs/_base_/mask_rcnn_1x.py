@@ -51,5 +51,6 @@ custom_hooks = [
     dict(type='NumClassesHook'),
     dict(type='SkippedSamplesHook'),
     dict(type='ResumeHook'),
+    dict(type='CheckRunHook'),
 ]
 visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])

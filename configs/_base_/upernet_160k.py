@@ -79,6 +79,7 @@ custom_hooks = [
     dict(type='NumClassesHook'),
     dict(type='SkippedSamplesHook'),
     dict(type='ResumeHook'),
+    dict(type='CheckRunHook'),
 ]
 visualizer = dict(
     type='ContiguousSegVisualizer',

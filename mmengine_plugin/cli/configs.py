@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import FUNCTIONS, MODELS
 from mmengine.runner import Runner
 
 from backbones.errors import UserError, did_you_mean
@@ -85,8 +85,8 @@ def load_run(args: argparse.Namespace) -> Config:
         The config, with launcher, work directory and the hooks that no run goes without.
 
     Raises:
-        UserError: If the config cannot be used, if the work directory cannot be written to, or if a launcher is named
-            that did not start this process.
+        UserError: If the config cannot be used, if it asks for FSDP or for another Runner, if the work directory cannot
+            be written to, or if a launcher is named that did not start this process.
     """
     for variable in RANK_VARIABLES.get(args.launcher, ()):
         if variable not in os.environ:
@@ -96,8 +96,11 @@ def load_run(args: argparse.Namespace) -> Config:
     if args.trust_checkpoint:
         trust_checkpoints()
     cfg = load_config(args.config, args.cfg_options)
+    check_functions(cfg)
+    refuse_sharding(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
-    for name in ('StrictLoadHook', 'ResumeHook'):  # a config's own list of hooks replaces that of its base
+    # a config's own list of hooks replaces that of its base
+    for name in ('StrictLoadHook', 'ResumeHook', 'CheckRunHook'):
         if all(hook['type'] != name for hook in hooks):
             hooks.append(dict(type=name))
     cfg.custom_hooks = hooks
@@ -122,6 +125,47 @@ def check_plugin(cfg: Config) -> None:
         raise UserError(
             f"{cfg.filename}: {backbone} is not registered: add custom_imports = dict(imports=['{plugin}'], "
             "allow_failed_imports=False). A config's custom_imports replaces that of its base: list all imports there"
+        )
+
+
+def check_functions(cfg: Config) -> None:
+    """Check that the functions that the data loaders name are registered; mmengine ends in an assertion.
+
+    Raises:
+        UserError: If one is not; it names the nearest one.
+    """
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key in ('worker_init_fn', 'collate_fn'):
+            name = (loader.get(key) or {}).get('type')
+            if isinstance(name, str) and FUNCTIONS.get(name) is None:
+                raise UserError(
+                    f'{split}_dataloader.{key}.type={name} is not registered in FUNCTIONS'
+                    f'{did_you_mean(name, FUNCTIONS.module_dict)}'
+                )
+
+
+def refuse_sharding(cfg: Config) -> None:
+    """Refuse a config that asks for FSDP or for mmengine's FlexibleRunner.
+
+    Each process would save its own part of the weights, and no checkpoint would be whole.
+
+    Raises:
+        UserError: If ``runner_type`` is not ``'Runner'``, if there is a ``strategy``, or if ``model_wrapper_cfg`` is
+            that of FSDP.
+    """
+    found = []
+    if cfg.get('runner_type', 'Runner') != 'Runner':
+        found.append(f'runner_type={cfg.runner_type}')
+    if cfg.get('strategy'):
+        found.append('strategy')
+    if (cfg.get('model_wrapper_cfg') or {}).get('type') == 'MMFullyShardedDataParallel':
+        found.append('model_wrapper_cfg.type=MMFullyShardedDataParallel')
+    if found:
+        raise UserError(
+            f'{cfg.filename}: {" and ".join(found)} cannot be used, because each process would save only its own part '
+            'of the weights: remove it. Several processes train by DDP; to save memory, set '
+            'optim_wrapper.accumulative_counts and model.backbone.with_cp=True'
         )
 
 

@@ -7,18 +7,20 @@ Everything else goes through public names. One more private name is in ``backbon
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import CheckpointHook
-from mmengine.optim import OptimWrapper
-from mmengine.runner import BaseLoop, Runner, checkpoint
-from torch import Tensor
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner, checkpoint
+from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.distributed.elastic.agent.server import RunResult, WorkerGroup
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.optim import Optimizer
 
 # the only place of the class by which a program sees every operator, and of the flattening that goes with it
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: F401
@@ -29,11 +31,14 @@ PRIVATE: dict[object, tuple[str, ...]] = {
     Runner: ('_resume', '_load_from', '_train_loop'),
     OptimWrapper: ('_accumulative_counts',),
     CheckpointHook: ('_save_checkpoint_with_step', '_save_best_checkpoint'),
-    InfiniteSampler: ('_indices_of_rank',),
+    EpochBasedTrainLoop: ('_decide_current_val_interval',),
+    IterBasedTrainLoop: ('_decide_current_val_interval',),
+    GradScaler: ('_found_inf_per_device',),
     Config: ('_cfg_dict',),
     checkpoint: ('_process_mmcls_checkpoint',),
     LocalElasticAgent: ('_monitor_workers', '_remaining_restarts'),
     torch.ops.torchvision: ('_roi_align_backward',),
+    nn.modules.batchnorm: ('_BatchNorm',),
     torch.utils: ('_python_dispatch', '_pytree'),
 }
 
@@ -62,13 +67,19 @@ def training_loop(runner: Runner) -> BaseLoop | dict | None:
 
 
 def accumulated_steps(wrapper: OptimWrapper) -> int:
-    """The number of iterations whose gradients make one step; wrappers of several optimizers do not have it."""
-    return wrapper._accumulative_counts if isinstance(wrapper, OptimWrapper) else 1
+    """The number of iterations after which no optimizer holds gradients of an unfinished step."""
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return math.lcm(*(part._accumulative_counts for part in wrappers))
 
 
-def indices_of_rank(sampler: InfiniteSampler) -> Iterator[int]:
-    """The endless indices of this process from the start; the public iterator cannot be restarted."""
-    return sampler._indices_of_rank()
+def found_inf(scaler: GradScaler, optimizer: Optimizer) -> bool:
+    """Whether the scaler met gradients that are not finite; it says so publicly only by the step that it leaves out."""
+    return any(found.item() for found in scaler._found_inf_per_device(optimizer).values())
+
+
+def decide_val_interval(loop: BaseLoop) -> None:
+    """Let a loop set ``val_interval`` by its ``dynamic_intervals``, as it does after each epoch or iteration."""
+    loop._decide_current_val_interval()
 
 
 def as_mapping(cfg: Config) -> Mapping:
@@ -84,6 +95,11 @@ def rename_mmcls_weights(state: dict) -> dict:
 def roi_align_backward(grad: Tensor, rois: Tensor, *arguments: object) -> Tensor:
     """The gradient of RoIAlign by its input, which torchvision computes only within its own autograd function."""
     return torch.ops.torchvision._roi_align_backward(grad, rois, *arguments)
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether a module is a batch norm. The class that mmengine puts in place of SyncBN has only this base."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 class StepCheckpointHook(CheckpointHook):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,7 +15,6 @@ from mmengine.runner import Runner
 
 from backbones.errors import UserError
 
-from ..engine.sampling import SeededIndex, seeded
 from .image_checks import Problem, load_image, transform_of
 
 
@@ -40,11 +38,6 @@ class CheckedSamples:
         super().full_init()
         if not hasattr(self, 'skipped'):
             self.skipped = torch.zeros(len(self), dtype=torch.bool).share_memory_()
-
-    def __getitem__(self, idx: int) -> dict:
-        """Return a sample. The key of a :class:`SeededIndex` seeds the random numbers of its pipeline."""
-        with seeded(*idx.key) if isinstance(idx, SeededIndex) else contextlib.nullcontext():
-            return super().__getitem__(int(idx))
 
     def prepare_data(self, idx: int) -> dict | None:
         """Run the pipeline on a sample.
@@ -128,7 +121,8 @@ def _checked_sets(dataset: object) -> Iterator[CheckedSamples]:
     """The checked data sets inside mmengine's wrappers."""
     if isinstance(dataset, CheckedSamples):
         yield dataset
-    if hasattr(dataset, 'dataset'):
+    elif hasattr(dataset, 'dataset'):
         yield from _checked_sets(dataset.dataset)
-    for part in getattr(dataset, 'datasets', ()):
-        yield from _checked_sets(part)
+    else:
+        for part in getattr(dataset, 'datasets', ()):
+            yield from _checked_sets(part)

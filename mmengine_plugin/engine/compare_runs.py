@@ -12,7 +12,8 @@ from backbones.safe_checkpoint import read_checkpoint
 
 from .checkpoint_files import last_checkpoint
 
-PARTS = ('state_dict', 'optimizer', 'param_schedulers')  # of a checkpoint
+# of a checkpoint; the second is there if the weights are averaged, and then holds those that are trained
+PARTS = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers')
 
 
 def end_state(work_dir: Path) -> dict[str, object]:
@@ -27,7 +28,7 @@ def end_state(work_dir: Path) -> dict[str, object]:
     checkpoint = read_checkpoint(last_checkpoint(work_dir))
     logged = checkpoint['message_hub']['log_scalars']
     curves = {name: curve for name, curve in logged.items() if not name.endswith(('time', 'memory'))}
-    return dict(_leaves({key: checkpoint[key] for key in PARTS} | dict(logged=curves)))
+    return dict(_leaves({key: checkpoint[key] for key in PARTS if key in checkpoint} | dict(logged=curves)))
 
 
 def differences(one: dict[str, object], other: dict[str, object]) -> list[str]:

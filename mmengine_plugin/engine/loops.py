@@ -17,20 +17,22 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
-from mmengine.dist import barrier, broadcast_object_list, get_rank, get_world_size, is_main_process
+from mmengine.dist import barrier, broadcast_object_list, get_rank, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler
 
 from backbones.errors import UserError
 
 from ..compat.private_names import accumulated_steps
-from ..data.checked_samples import CheckedSamples
 from .checkpoint_files import INTERRUPTED, note_last_checkpoint
-from .optimizer_wrappers import NotFiniteError
-from .sampling import RestartableInfiniteSampler, seed_all
-from .signals import EXIT_CODE, SIGNALS
+from .optimizer_wrappers import FiniteOptimWrapper, NotFiniteError, optimizer_wrappers
+from .sampling import caching_transforms, seed_all
+from .signals import EXIT_CODE, SIGNALS, SignalPoll
+
+INFINITE_SAMPLERS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')  # mmengine's and mmdet's
 
 
 class ResumableLoop:
@@ -43,20 +45,24 @@ class ResumableLoop:
         **kwargs: Further arguments of mmengine's loop.
     """
 
+    endless: bool  # whether the epochs of the data follow each other without an end
+
     def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
         dataloader = dict(dataloader)
         plain_batches = dict(type=BatchSampler, drop_last=dataloader.pop('drop_last', False))
         inner = dataloader.get('batch_sampler') or plain_batches
-        dataloader['batch_sampler'] = dict(type='NumberedBatchSampler', inner=inner)
-        self.signal_number = 0  # of the signal that asks the run to stop
+        dataloader['batch_sampler'] = dict(type='NumberedBatchSampler', inner=inner, endless=self.endless)
+        dataloader['dataset'] = dict(type='SeededDataset', dataset=dataloader['dataset'])
+        self.signal_number = 0  # of the signal that asks this process to stop
+        self.agreed_signal = 0  # of the signal on which all processes have agreed
+        self.training_poll, self.validation_poll = SignalPoll(), SignalPoll()  # their iterations differ in length
         # from here on, since data and checkpoint may take long to load; the values are the handlers before the training
         self.handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
-        self.group = torch.distributed.new_group(backend='gloo') if get_world_size() > 1 else None
         super().__init__(runner, dataloader, *args, **kwargs)
-        if not isinstance(self.dataloader.dataset, CheckedSamples):
+        for name in caching_transforms(self.dataloader.dataset.dataset):
             print_log(
-                f'{type(self.dataloader.dataset).__name__} does not seed its augmentations by iteration: they will '
-                'differ after a resume',
+                f'{name} takes earlier images from its memory, which no checkpoint holds: a resumed run will see other '
+                'combinations of images than an uninterrupted one',
                 'current',
                 logging.WARNING,
             )
@@ -76,33 +82,34 @@ class ResumableLoop:
             UserError: If the gradients are not finite, or the GPU's memory is exhausted.
         """
         seed_all(self.seed, get_rank(), self.iter)
-        batch, wrapper = args[-1], self.runner.optim_wrapper
+        batch = args[-1]
         try:
             super().run_iter(*args)
-        except NotFiniteError:
+        except NotFiniteError as error:
             raise UserError(
-                f'the gradients of iteration {self.iter + 1} are not finite, and {wrapper.max_bad_steps} steps before '
+                f'the gradients of iteration {self.iter + 1} are not finite, and {error.max_bad_steps} steps before '
                 f'it were skipped already; its images are {_image_paths(batch)}. The weights are as they were. Lower '
                 'the learning rate, clip by optim_wrapper.clip_grad.max_norm=1, train in bfloat16 by '
                 'optim_wrapper.dtype=bfloat16, or allow more such steps by optim_wrapper.max_bad_steps'
             ) from None
         except torch.OutOfMemoryError as error:
-            sizes = ', '.join('x'.join(map(str, image.shape[-2:])) for image in batch['inputs'])
+            images = [image for image in _parts(batch['inputs']) if isinstance(image, torch.Tensor)]
+            sizes = ', '.join('x'.join(map(str, image.shape[-2:])) for image in images)
             raise UserError(
                 f'out of GPU memory at iteration {self.iter + 1} with images of {sizes}: lower '
                 'train_dataloader.batch_size and raise optim_wrapper.accumulative_counts, or set '
                 f'model.backbone.with_cp=True [{str(error).splitlines()[0]}]'
             ) from error
-        bad_steps = getattr(wrapper, 'bad_steps', 0)
-        if bad_steps and self._is_between_updates():
-            self._report_skipped_step(batch, bad_steps)
-        if self.is_asked_to_exit():
+        for wrapper in optimizer_wrappers(self.runner):
+            if getattr(wrapper, 'bad_steps', 0) and self.is_between_updates():
+                self._report_skipped_step(batch, wrapper)
+        if self.is_asked_to_exit(self.training_poll):
             self.save_and_exit()
 
-    def _report_skipped_step(self, batch: Mapping, bad_steps: int) -> None:
+    def _report_skipped_step(self, batch: Mapping, wrapper: FiniteOptimWrapper) -> None:
         self.runner.logger.warning(
-            f'step {self.iter} was skipped because its gradients are not finite ({bad_steps} in a row, '
-            f'{self.runner.optim_wrapper.max_bad_steps} are allowed); its images are {_image_paths(batch)}'
+            f'step {self.iter} was skipped because its gradients are not finite ({wrapper.bad_steps} in a row, '
+            f'{wrapper.max_bad_steps} are allowed); its images are {_image_paths(batch)}'
         )
         for name, buffer in self.runner.model.named_buffers():
             if not buffer.isfinite().all():
@@ -111,21 +118,19 @@ class ResumableLoop:
                     f'images are {_image_paths(batch)}. Resume with a lower learning rate or with clipping'
                 )
 
-    def _is_between_updates(self) -> bool:
-        """Whether no gradients are being accumulated, which a checkpoint would lose."""
-        return self.iter % accumulated_steps(self.runner.optim_wrapper) == 0
+    def is_between_updates(self) -> bool:
+        """Whether no gradients are being accumulated."""
+        return self.iter % accumulated_steps(self.runner.optim_wrapper) == 0 or self.iter == self.max_iters
 
-    def is_asked_to_exit(self) -> bool:
+    def is_asked_to_exit(self, poll: SignalPoll) -> bool:
         """Whether any process has received a signal, and the run can stop here without losing anything."""
-        asked = torch.tensor(self.signal_number)
-        if self.group:
-            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX, self.group)
-        self.signal_number = asked.item()
-        return bool(asked) and self._is_between_updates()
+        self.agreed_signal = self.agreed_signal or poll.ask(self.signal_number)
+        return bool(self.agreed_signal) and self.is_between_updates()
 
     def save_and_exit(self) -> NoReturn:
         """Save a checkpoint and exit with :data:`~mmengine_plugin.engine.signals.EXIT_CODE`."""
         meta = dict(epoch=self.epoch, iter=self.iter)
+        self.runner.message_hub.update_info('interrupted', self.iter)
         self.runner.save_checkpoint(
             self.runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=dict(backend='atomic')
         )
@@ -133,7 +138,7 @@ class ResumableLoop:
             note_last_checkpoint(self.runner.work_dir, Path(self.runner.work_dir, INTERRUPTED))
         barrier()
         self.runner.logger.warning(
-            f'{signal.Signals(self.signal_number).name}: saved at iteration {self.iter}; --resume goes on from here'
+            f'{signal.Signals(self.agreed_signal).name}: saved at iteration {self.iter}; --resume goes on from here'
         )
         sys.exit(EXIT_CODE)
 
@@ -142,7 +147,7 @@ class ResumableLoop:
         signal.signal(number, self.handlers[number])  # a second signal ends the process at once
         if is_main_process():
             name = signal.Signals(number).name
-            print(f'{name}: the run saves a checkpoint and exits after this step; a second signal ends it at once')
+            print(f'{name}: the run will save a checkpoint and exit soon; a second signal ends it at once')
 
     def _begin_batches(self, first: int) -> None:
         """Let the data loader begin with the current iteration; its order of the data begins at iteration ``first``."""
@@ -152,15 +157,38 @@ class ResumableLoop:
         self.dataloader.batch_sampler.begin(self.seed, first, self.iter)
 
 
+def _parts(values: object) -> Iterator[object]:
+    """The parts of nested dicts and lists: a semi-supervised batch has several branches."""
+    if isinstance(values, Mapping):
+        values = values.values()
+    elif not isinstance(values, list | tuple):
+        yield values
+        return
+    for value in values:
+        yield from _parts(value)
+
+
 def _image_paths(batch: Mapping) -> str:
-    return ', '.join(sample.get('img_path', 'without a name') for sample in batch['data_samples'])
+    samples = [sample for sample in _parts(batch.get('data_samples')) if isinstance(sample, BaseDataElement)]
+    return ', '.join(sample.get('img_path', 'without a name') for sample in samples)
 
 
 @LOOPS.register_module()
 class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
     """mmengine's loop by epochs; a resumed run takes the steps of an uninterrupted one, from any iteration."""
 
+    endless = False
     epoch_start = 0  # the iteration at which the epoch began
+
+    def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
+        super().__init__(runner, dataloader, *args, **kwargs)
+        sampler = type(self.dataloader.batch_sampler.sampler).__name__
+        if sampler in INFINITE_SAMPLERS:
+            raise UserError(
+                f'train_dataloader.sampler.type={sampler} never ends an epoch: train by epochs with '
+                "dict(type='DefaultSampler', shuffle=True), or by iterations with "
+                "train_cfg=dict(type='ResumableIterLoop', max_iters=..., val_interval=...)"
+            )
 
     def run(self) -> torch.nn.Module:
         """Train from the iteration at which the checkpoint was saved."""
@@ -190,12 +218,7 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
 class ResumableIterLoop(ResumableLoop, IterBasedTrainLoop):
     """mmengine's loop by iterations; a resumed run takes the steps of an uninterrupted one and replays no data."""
 
-    def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
-        super().__init__(runner, dataloader, *args, **kwargs)
-        if not isinstance(self.dataloader.batch_sampler.sampler, RestartableInfiniteSampler):
-            raise UserError(
-                "ResumableIterLoop needs train_dataloader.sampler=dict(type='RestartableInfiniteSampler', shuffle=True)"
-            )
+    endless = True
 
     def run(self) -> torch.nn.Module:
         """Train from the iteration at which the checkpoint was saved."""

@@ -1,14 +1,41 @@
-"""Optimizer wrappers that skip steps with gradients that are not finite; mixed precision where there is a GPU."""
+"""Optimizer wrappers that skip steps with gradients that are not finite; mixed precision on GPUs and CPUs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPERS
+from mmengine.runner import Runner
+from torch import nn
+from torch.amp import GradScaler
+
+from backbones.errors import UserError
+
+from ..compat.private_names import found_inf
+
+DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)  # of autocast
 
 
 class NotFiniteError(RuntimeError):
-    """Too many steps in a row had gradients that were not finite."""
+    """Too many steps in a row had gradients that were not finite.
+
+    Args:
+        max_bad_steps: Number of such steps that were skipped before.
+    """
+
+    def __init__(self, max_bad_steps: int) -> None:
+        super().__init__(max_bad_steps)
+        self.max_bad_steps = max_bad_steps
+
+
+def optimizer_wrappers(runner: Runner) -> list[OptimWrapper]:
+    """The optimizer wrappers of a run: one, or those of several optimizers."""
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -19,21 +46,24 @@ class FiniteOptimWrapper(OptimWrapper):
 
     Args:
         *args: Arguments of mmengine's OptimWrapper.
-        max_bad_steps: Number of such steps in a row that are skipped; the next one is an error. The default is 50
-            with a dynamic loss scale, which finds its value through such steps, and 0 otherwise.
+        max_bad_steps: Number of such steps in a row that are skipped; the next one is an error.
         **kwargs: Arguments of mmengine's OptimWrapper.
     """
 
     bad_steps = 0  # in a row, up to now
 
-    def __init__(self, *args, max_bad_steps: int | None = None, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        if max_bad_steps is None:
-            max_bad_steps = 50 if self._is_scaled() else 0
+    def __init__(self, *args, max_bad_steps: int = 0, **kwargs) -> None:
+        OptimWrapper.__init__(self, *args, **kwargs)  # not AmpOptimWrapper's, which comes next in the class below
         self.max_bad_steps = max_bad_steps
 
-    def _is_scaled(self) -> bool:
-        return isinstance(self, AmpOptimWrapper) and self.loss_scaler.is_enabled()
+    def are_gradients_finite(self) -> bool:
+        """Whether all gradients are finite.
+
+        This waits for the GPU, as the step would do anyway a moment later, when mmengine logs the losses.
+        """
+        gradients = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        # a sum of squares may overflow
+        return bool(torch.nn.utils.get_total_norm(gradients, norm_type=float('inf')).isfinite())
 
     @torch.compiler.disable  # a compiler of the whole training step cannot look into an optimizer
     def step(self, **kwargs) -> None:
@@ -42,38 +72,90 @@ class FiniteOptimWrapper(OptimWrapper):
         Raises:
             NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were skipped before.
         """
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        if torch.nn.utils.get_total_norm(gradients, norm_type=float('inf')).isfinite():  # a sum of squares may overflow
+        if self.are_gradients_finite():
             self.bad_steps = 0
-            super().step(**kwargs)
+            OptimWrapper.step(self, **kwargs)
             return
         self.bad_steps += 1
         if self.bad_steps > self.max_bad_steps:
-            raise NotFiniteError
-        if self._is_scaled():
-            super().step(**kwargs)  # the scaler skips the step, too, and lowers the scale
+            raise NotFiniteError(self.max_bad_steps)
 
 
 @OPTIM_WRAPPERS.register_module()
 class FiniteAmpOptimWrapper(FiniteOptimWrapper, AmpOptimWrapper):
-    """mmengine's AmpOptimWrapper, but it gives up when too many steps in a row were skipped."""
+    """mmengine's AmpOptimWrapper, but it gives up when too many steps in a row were skipped, and works on CPUs, too.
+
+    Args:
+        *args: Arguments of mmengine's OptimWrapper.
+        loss_scale: ``'dynamic'``, a fixed scale, or a dict of arguments of :class:`torch.amp.GradScaler`. bfloat16 has
+            the range of fp32 and is not scaled.
+        dtype: ``'float16'`` or ``'bfloat16'``.
+        max_bad_steps: Number of steps in a row that are skipped because of gradients that are not finite; the next one
+            is an error. The default is 50 with a loss scale, which finds its value through such steps, and 0 otherwise.
+        **kwargs: Arguments of mmengine's OptimWrapper.
+
+    Raises:
+        UserError: If ``dtype`` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        *args,
+        loss_scale: float | str | dict = 'dynamic',
+        dtype: str | None = 'float16',
+        max_bad_steps: int | None = None,
+        **kwargs,
+    ) -> None:
+        dtype = dtype or 'float16'
+        if dtype not in DTYPES:
+            raise UserError(f'optim_wrapper.dtype={dtype!r} must be one of {", ".join(DTYPES)}')
+        super().__init__(*args, **kwargs)
+        self.cast_dtype = DTYPES[dtype]
+        self.fixed_scale = float(loss_scale) if isinstance(loss_scale, int | float) else None
+        settings = dict(loss_scale) if isinstance(loss_scale, dict) else {}
+        if self.fixed_scale:
+            settings = dict(init_scale=self.fixed_scale)
+        self.loss_scaler = GradScaler(get_device(), **dict(enabled=dtype == 'float16') | settings)
+        if max_bad_steps is None:
+            max_bad_steps = 50 if self.loss_scaler.is_enabled() else 0
+        self.max_bad_steps = max_bad_steps
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Run a forward pass in mixed precision; while gradients are accumulated, do not average them."""
+        with OptimWrapper.optim_context(self, model), torch.autocast(get_device(), self.cast_dtype):
+            yield
+
+    def are_gradients_finite(self) -> bool:
+        """Whether all gradients are finite. With a loss scale, they are unscaled first."""
+        if not self.loss_scaler.is_enabled():
+            return super().are_gradients_finite()
+        self.loss_scaler.unscale_(self.optimizer)
+        return not found_inf(self.loss_scaler, self.optimizer)
+
+    @torch.compiler.disable
+    def step(self, **kwargs) -> None:
+        """Take the step if the gradients are finite, and adapt the loss scale.
+
+        Raises:
+            NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were skipped before.
+        """
+        super().step(**kwargs)
+        self.loss_scaler.update(self.fixed_scale)
 
 
 @OPTIM_WRAPPERS.register_module(name='AmpOnCudaOptimWrapper')
 def amp_on_cuda(loss_scale: float | str | dict = 'dynamic', dtype: str | None = None, **kwargs) -> FiniteOptimWrapper:
-    """A :class:`FiniteAmpOptimWrapper` (fp16) on a GPU, and a :class:`FiniteOptimWrapper` (fp32) on a CPU.
+    """A :class:`FiniteAmpOptimWrapper` on a GPU, and a :class:`FiniteOptimWrapper` (fp32) on a CPU.
 
-    One config thus trains in fp16 on GPUs, as the paper did, and runs unchanged on a CPU, where mmengine's own AMP
-    wrapper stops with an assertion.
+    One config thus trains in fp16 on GPUs, as the paper did, and in fp32 on a CPU, where fp16 is slow.
 
     Args:
-        loss_scale: The loss scale of mmengine's AmpOptimWrapper; it is not used in fp32 and bfloat16.
+        loss_scale: The loss scale of :class:`FiniteAmpOptimWrapper`; it is not used on a CPU.
         dtype: ``'float16'``, which is the default, or ``'bfloat16'``; it is not used on a CPU.
         **kwargs: Arguments of :class:`FiniteOptimWrapper`: ``optimizer``, ``accumulative_counts``, ``clip_grad``,
             ``max_bad_steps``.
     """
     if not torch.cuda.is_available():
         return FiniteOptimWrapper(**kwargs)
-    if dtype == 'bfloat16':
-        loss_scale = dict(enabled=False)  # bfloat16 has the range of fp32
     return FiniteAmpOptimWrapper(loss_scale=loss_scale, dtype=dtype, **kwargs)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Iterator
+from functools import partial
+from itertools import count
 
 import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank
-from mmengine.registry import DATA_SAMPLERS
-from torch.utils.data import BatchSampler, Sampler
+from mmengine.registry import DATA_SAMPLERS, DATASETS
+from torch.utils.data import BatchSampler, Dataset, Sampler
 
-from ..compat.private_names import indices_of_rank
+from backbones.errors import UserError
+
+# its name in configs before version 0.2
+DATA_SAMPLERS.register_module(name='RestartableInfiniteSampler', module=InfiniteSampler)
 
 
 def seed_all(*key: int) -> None:
@@ -37,45 +42,66 @@ def seeded(*key: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
-class SeededIndex(int):
-    """An index into a data set, with the key by which the random numbers of its augmentations are seeded.
+@DATASETS.register_module()
+class SeededDataset(Dataset):
+    """A whole data set, with its wrappers, whose samples depend on nothing but their index and their key.
 
-    Attributes:
-        key: Seed, process, iteration, and place in the batch.
+    All other attributes are those of the data set inside, for hooks and samplers that read or set them.
+
+    Args:
+        dataset: The data set or its config.
     """
 
-    key: tuple[int, ...]
+    __getitems__ = None  # the data loader would ask the data set inside for a whole batch
 
-    def __new__(cls, index: int, key: tuple[int, ...]) -> SeededIndex:
-        self = super().__new__(cls, index)
-        self.key = key
-        return self
+    def __init__(self, dataset: dict | Dataset) -> None:
+        vars(self)['dataset'] = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
-    def __reduce__(self) -> tuple:
-        return SeededIndex, (int(self), self.key)
+    def __getitem__(self, index_and_key: tuple[object, tuple[int, ...]]) -> dict:
+        """Load a sample; its key seeds the random numbers of all that the data set does."""
+        index, key = index_and_key
+        with seeded(*key):
+            return self.dataset[index]
 
+    def __len__(self) -> int:
+        return len(self.dataset)
 
-@DATA_SAMPLERS.register_module()
-class RestartableInfiniteSampler(InfiniteSampler):
-    """mmengine's InfiniteSampler, but each ``iter()`` of it begins with the first index again."""
+    def __getattr__(self, name: str) -> object:
+        if name == 'dataset' or name.startswith('__'):  # not there yet, while a worker unpickles it
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
-    def __iter__(self) -> Iterator[int]:
-        return indices_of_rank(self)
+    def __setattr__(self, name: str, value: object) -> None:
+        setattr(self.dataset, name, value)
 
 
 @DATA_SAMPLERS.register_module()
 class NumberedBatchSampler(BatchSampler):
-    """Batches of :class:`SeededIndex`, beginning with the iteration at which a run is resumed.
+    """Batches of indices with keys for :class:`SeededDataset`, beginning at the iteration where a run is resumed.
+
+    A key consists of the seed, the process, the iteration and the place in the batch.
 
     Args:
         sampler: Sampler of the indices.
         batch_size: Number of indices in a batch.
         inner: Config of the batch sampler that forms the batches.
+        endless: Whether the batches of one epoch follow those of another without an end.
+
+    Raises:
+        UserError: If the data set makes no batch.
     """
 
-    def __init__(self, sampler: Sampler, batch_size: int, inner: dict) -> None:
-        self.sampler = sampler
-        self.inner = DATA_SAMPLERS.build(inner, default_args=dict(sampler=sampler, batch_size=batch_size))
+    def __init__(self, sampler: Sampler, batch_size: int | list[int], inner: dict, endless: bool) -> None:
+        self.sampler, self.endless = sampler, endless
+        self.build_inner = partial(
+            DATA_SAMPLERS.build, inner, default_args=dict(sampler=sampler, batch_size=batch_size)
+        )
+        self.length = len(self.build_inner())
+        if not self.length and not isinstance(sampler, InfiniteSampler):
+            raise UserError(
+                f'{len(sampler)} training samples in each process make no batch of {batch_size}: lower '
+                'train_dataloader.batch_size, or leave out drop_last'
+            )
         self.range: tuple[int, int] | None = None
 
     def begin(self, seed: int, first: int, iteration: int) -> None:
@@ -88,14 +114,34 @@ class NumberedBatchSampler(BatchSampler):
         """
         self.sampler.seed, self.range = seed, (first, iteration)
 
-    def __iter__(self) -> Iterator[list[SeededIndex]]:
+    def __iter__(self) -> Iterator[list[tuple[object, tuple[int, ...]]]]:
         if self.range is None:  # mmengine's loop by iterations asks for data before it knows where to begin
             return
         first, begin = self.range
-        for number, batch in enumerate(self.inner, first):
+        for number, batch in enumerate(self._batches(), first):
             if number >= begin:
                 key = self.sampler.seed, get_rank(), number
-                yield [SeededIndex(index, (*key, place)) for place, index in enumerate(batch)]
+                yield [(index, (*key, place)) for place, index in enumerate(batch)]
+
+    def _batches(self) -> Iterator[list]:
+        if not self.endless:
+            yield from self.build_inner()
+            return
+        for epoch in count():  # an infinite sampler remains in its first
+            if hasattr(self.sampler, 'set_epoch'):
+                self.sampler.set_epoch(epoch)
+            yield from self.build_inner()  # a used one may hold indices that were left over
 
     def __len__(self) -> int:
-        return len(self.inner)
+        return self.length
+
+
+def caching_transforms(dataset: Dataset) -> Iterator[str]:
+    """Names of the transforms that keep images from one call to the next, such as mmdet's CachedMosaic."""
+    pipeline = getattr(dataset, 'pipeline', [])
+    for transform in getattr(pipeline, 'transforms', pipeline):  # mmengine's Compose, or a list
+        if hasattr(transform, 'results_cache'):
+            yield type(transform).__name__
+    parts = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
+    for part in parts:
+        yield from caching_transforms(part)

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import re
+import shutil
 from collections import OrderedDict
 from pathlib import Path
 
@@ -165,14 +166,26 @@ def test_a_run_resumes_where_the_checkpoint_ended(tool, mini_data, detector, tmp
     assert [line['step'] for line in scalars(tmp_path) if 'loss' in line] == [5, 6]
 
 
-def test_resume_finds_the_newest_checkpoint_of_a_segmentor_and_downloads_no_weights(tool, mini_data, segmentor):
-    work_dir, _ = segmentor
-    options = [*TWELVE_ITERATIONS, 'train_cfg.max_iters=14', 'model.backbone.init_cfg._delete_=True']
+def test_resume_finds_the_newest_checkpoint_where_the_config_puts_it_and_downloads_no_weights(
+    tool, mini_data, segmentor, tmp_path
+):
+    work_dir, elsewhere = tmp_path / 'work', tmp_path / 'elsewhere/work'
+    elsewhere.mkdir(parents=True)
+    shutil.copy(segmentor[0] / 'iter_12.pth', elsewhere / 'step12_weights.pth')
+    options = [f'default_hooks.checkpoint.out_dir={elsewhere.parent}']
+    options += ['default_hooks.checkpoint.filename_tmpl=step{}_weights.pth']
+    options += [*TWELVE_ITERATIONS, 'train_cfg.max_iters=14', 'model.backbone.init_cfg._delete_=True']
     options += [f'model.backbone.init_cfg.{o}' for o in ('type=Pretrained', 'checkpoint=hf-hub:nobody/nothing')]
     done = tool('train.py', SEGMENTATION, '--work-dir', work_dir, '--resume', '--cfg-options', *options, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
     assert 'resumed epoch: 0, iter: 12' in done.stdout
-    assert (work_dir / 'iter_14.pth').is_file()
+    assert (elsewhere / 'step14_weights.pth').is_file()
+
+
+def test_resume_without_a_checkpoint_says_so(tool, mini_data, tmp_path):
+    options = [*TWELVE_ITERATIONS, 'train_cfg.max_iters=1']
+    done = tool('train.py', SEGMENTATION, '--work-dir', tmp_path, '--resume', '--cfg-options', *options, cwd=mini_data)
+    assert done.returncode == 0 and f'--resume: {tmp_path} has no checkpoint' in done.stdout, done.stdout[-3000:]
 
 
 def test_test_time_augmentation_scores_a_segmentor(tool, mini_data, segmentor, tmp_path):

@@ -1,0 +1,172 @@
+"""Settings that differ between a checkpoint and the run that goes on from it: refused, reported, or put into effect."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from itertools import chain
+
+import torch
+from mmengine.dist import get_world_size
+from mmengine.optim import OptimWrapperDict, ReduceOnPlateauParamScheduler
+from mmengine.runner import Runner
+
+from backbones.errors import UserError
+
+from .optimizer_wrappers import optimizer_wrappers
+
+# types that had another name when the checkpoint was written, from their old to their present names
+RENAMED = {"'outlive_signals'": "'ignore_signals'", "'RestartableInfiniteSampler'": "'InfiniteSampler'"}
+# settings on which learning rates and the other numbers of an optimizer depend
+OPTIMIZATION = ('optim_wrapper.', 'param_scheduler', 'auto_scale_lr.', 'train_cfg.max_')
+DATA_DIVISION = ('processes', 'batch_size', 'images')  # conditions on which the length of an epoch depends
+
+
+def conditions(runner: Runner) -> dict[str, object]:
+    """What the numbers of a run depend on besides its seed: processes, threads, data and settings."""
+    dataset = runner.train_dataloader.dataset
+    sections = ('model', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'train_cfg', 'auto_scale_lr')
+    settings = {}
+    for section in sections:
+        for key, value in _flatten(runner.cfg.get(section), section):
+            if '.init_cfg' not in key:  # a resumed run does not use it
+                settings[key] = value
+    return dict(
+        processes=get_world_size(),
+        batch_size=runner.cfg.get('train_dataloader', {}).get('batch_size'),
+        images=len(dataset),
+        classes=list(getattr(dataset, 'metainfo', {}).get('classes', ())),
+        threads=torch.get_num_threads(),
+        settings=settings,
+    )
+
+
+def compare(before: Mapping, now: Mapping, within_epoch: bool, logger: logging.Logger) -> set[str]:
+    """Log what differs between a run and its continuation.
+
+    Args:
+        before: Conditions in the checkpoint, as :func:`conditions` returns them.
+        now: Conditions of this run.
+        within_epoch: Whether the checkpoint was saved in the middle of an epoch.
+        logger: The Runner's.
+
+    Returns:
+        The names of the conditions and settings that differ.
+
+    Raises:
+        UserError: If the classes or the type of the optimizer differ, or if the data is divided differently in the
+            middle of an epoch.
+    """
+    if before['classes'] != now['classes']:
+        raise UserError(
+            f'the checkpoint was trained on the classes {", ".join(before["classes"][:5])} ({len(before["classes"])}), '
+            f'and this run has {", ".join(now["classes"][:5])} ({len(now["classes"])}): its labels would change their '
+            'meaning. To fine-tune on other classes, use load_from and StrictLoadHook(reinitialise=...)'
+        )
+    divided = [f'{key} {before[key]} -> {now[key]}' for key in DATA_DIVISION if before[key] != now[key]]
+    if divided and within_epoch:
+        raise UserError(
+            f'the checkpoint was saved in the middle of an epoch, and {", ".join(divided)} would divide the rest of it '
+            'differently: resume from the checkpoint of an epoch by --resume FILE, or under the earlier conditions'
+        )
+    if divided:
+        logger.warning(f'RESUMED UNDER OTHER CONDITIONS, {", ".join(divided)}: the batches now hold other images')
+    earlier = {key: RENAMED.get(value, value) for key, value in before['settings'].items()}
+    present = now['settings']
+    differing = [key for key in earlier | present if earlier.get(key) != present.get(key)]
+    lines = [f'{key}: {earlier.get(key, "not set")} -> {present.get(key, "not set")}' for key in differing]
+    if lines:
+        logger.warning('resumed with other settings:\n  ' + '\n  '.join(lines[:20]))
+    if 'optim_wrapper.optimizer.type' in differing:
+        raise UserError(
+            f'{next(line for line in lines if line.startswith("optim_wrapper.optimizer.type"))}: the state of one '
+            'optimizer is of no use to another. Resume with the earlier one, or begin a new run from these weights by '
+            'load_from'
+        )
+    if before['threads'] != now['threads']:
+        logger.warning(f'threads {before["threads"]} -> {now["threads"]}: the last bits of sums will differ')
+    return {*differing, *(key for key in DATA_DIVISION if before[key] != now[key])}
+
+
+def apply_to_optimizers(runner: Runner, checkpoint: dict, changed: set[str], epoch_start: int) -> None:
+    """Put changed settings of optimizers and schedules into effect, as if the run had had them from its beginning.
+
+    mmengine would replace them by those in the checkpoint. The optimizers' state remains that of the checkpoint.
+
+    Args:
+        runner: The Runner, with new optimizers and schedules.
+        checkpoint: The checkpoint before it is loaded; its settings are replaced.
+        changed: What :func:`compare` returned.
+        epoch_start: Iteration at which the checkpoint's epoch began.
+
+    Raises:
+        UserError: If the checkpoint does not have the parameter groups of the new optimizer, or if a schedule depends
+            on the scores of earlier validations.
+    """
+    if not any(key in DATA_DIVISION or key.startswith(OPTIMIZATION) for key in changed):
+        return
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):  # of several optimizers
+        schedulers = list(chain(*schedulers.values()))
+    _fast_forward(schedulers, checkpoint['meta']['epoch'], checkpoint['meta']['iter'], epoch_start)
+    checkpoint.pop('param_schedulers', None)
+    states = checkpoint.get('optimizer')
+    if states is None:
+        return
+    if not isinstance(runner.optim_wrapper, OptimWrapperDict):
+        states = {'': states}
+    for wrapper, state in zip(optimizer_wrappers(runner), states.values(), strict=True):
+        groups, saved = wrapper.optimizer.param_groups, state['param_groups']
+        if [len(group['params']) for group in groups] != [len(group['params']) for group in saved]:
+            raise UserError(
+                f'the optimizer of the checkpoint has {len(saved)} groups of parameters, and that of this run '
+                f'{len(groups)}: resume with the earlier optim_wrapper.paramwise_cfg and frozen stages, or begin a new '
+                'run from these weights by load_from'
+            )
+        for group, old in zip(groups, saved, strict=True):
+            old.update({key: value for key, value in group.items() if key != 'params'})
+        if 'base_param_settings' in state:
+            state['base_param_settings'] = wrapper.base_param_settings
+        if changed & {'optim_wrapper.loss_scale', 'optim_wrapper.dtype', 'optim_wrapper.type'}:
+            state.pop('loss_scaler', None)
+    rate = optimizer_wrappers(runner)[0].optimizer.param_groups[0]['lr']
+    runner.logger.warning(
+        f'optimizer and schedules go on with the present settings, as if these had held from the first iteration: the '
+        f'learning rate is {rate:.4g}'
+    )
+
+
+def _fast_forward(schedulers: list, epochs: int, iterations: int, epoch_start: int) -> None:
+    """Let new schedulers take the steps that they would have taken so far."""
+    for scheduler in schedulers:
+        if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+            raise UserError(
+                f'{type(scheduler).__name__} depends on earlier scores, so that its settings and those of the '
+                'optimizer cannot change: resume with the earlier ones, or begin a new run from these weights by '
+                'load_from'
+            )
+    epoch_ends = {epoch_start * epoch // epochs for epoch in range(1, epochs + 1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # PyTorch's warning that the optimizer has not taken these steps
+        for iteration in range(1, iterations + 1):
+            for scheduler in schedulers:
+                if not scheduler.by_epoch:
+                    scheduler.step()
+            if iteration in epoch_ends:
+                for scheduler in schedulers:
+                    if scheduler.by_epoch:
+                        scheduler.step()
+
+
+def _flatten(value: object, name: str) -> Iterator[tuple[str, str]]:
+    """The settings of a section of a config by their dotted names."""
+    if isinstance(value, Mapping) and value:
+        items = value.items()
+    elif isinstance(value, list) and value:
+        items = enumerate(value)
+    else:
+        yield name, repr(value)
+        return
+    for key, part in items:
+        yield from _flatten(part, f'{name}.{key}')
