@@ -42,6 +42,8 @@ PRIVATE: dict[object, tuple[str, ...]] = {
     torch.utils: ('_python_dispatch', '_pytree'),
 }
 
+IMAGE_SIZE = '_input_size'
+
 
 def is_resuming(runner: Runner) -> bool:
     """Whether the run goes on from a checkpoint. The Runner has no public name for its argument ``resume``."""
@@ -100,6 +102,22 @@ def roi_align_backward(grad: Tensor, rois: Tensor, *arguments: object) -> Tensor
 def is_batch_norm(module: nn.Module) -> bool:
     """Whether a module is a batch norm. The class that mmengine puts in place of SyncBN has only this base."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def batch_sizes_in_pixels(model: nn.Module) -> list[list[int] | None]:
+    """The sizes of the images of a batch that mmdet's BatchSyncRandomResize keeps for several iterations.
+
+    mmdet is not imported here, so that :data:`PRIVATE` does not list the name; a test resumes a detector with it.
+    """
+    kept = [getattr(module, IMAGE_SIZE) for module in model.modules() if hasattr(module, IMAGE_SIZE)]
+    return [size and list(size) for size in kept]
+
+
+def set_batch_sizes_in_pixels(model: nn.Module, sizes: list[list[int] | None]) -> None:
+    """Restore what :func:`batch_sizes_in_pixels` returned."""
+    modules = [module for module in model.modules() if hasattr(module, IMAGE_SIZE)]
+    for module, size in zip(modules, sizes, strict=True):
+        setattr(module, IMAGE_SIZE, size and tuple(size))
 
 
 class StepCheckpointHook(CheckpointHook):

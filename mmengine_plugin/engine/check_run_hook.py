@@ -107,6 +107,8 @@ def check_monitored_scores(runner: Runner) -> None:
     if None in by_metric:
         return
     known = sorted(set().union(*by_metric))
+    if type(runner.val_loop).__name__ == 'TeacherStudentValLoop':  # mmdet's, which scores two models
+        known = [f'{model}/{name}' for model in ('teacher', 'student') for name in known]
     for key, name in _monitored_scores(runner):
         if known and name not in known:  # without any score, as with format_only, mmengine only warns
             raise UserError(

@@ -32,6 +32,7 @@ from .optimizer_wrappers import FiniteOptimWrapper, NotFiniteError, optimizer_wr
 from .sampling import caching_transforms, seed_all
 from .signals import EXIT_CODE, SIGNALS, SignalPoll
 
+MODULES_WITH_MEMORY = ('DynamicRoIHead',)  # mmdet's Dynamic R-CNN: its thresholds follow from earlier iterations
 INFINITE_SAMPLERS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')  # mmengine's and mmdet's
 
 
@@ -59,10 +60,12 @@ class ResumableLoop:
         # from here on, since data and checkpoint may take long to load; the values are the handlers before the training
         self.handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         super().__init__(runner, dataloader, *args, **kwargs)
-        for name in caching_transforms(self.dataloader.dataset.dataset):
+        modules = (type(module).__name__ for module in runner.model.modules())
+        with_memory = {name for name in modules if name in MODULES_WITH_MEMORY}
+        for name in sorted(with_memory.union(caching_transforms(self.dataloader.dataset.dataset))):
             print_log(
-                f'{name} takes earlier images from its memory, which no checkpoint holds: a resumed run will see other '
-                'combinations of images than an uninterrupted one',
+                f'{name} has a memory of earlier iterations that no checkpoint holds: a resumed run will differ from '
+                'an uninterrupted one',
                 'current',
                 logging.WARNING,
             )
@@ -100,6 +103,9 @@ class ResumableLoop:
                 'train_dataloader.batch_size and raise optim_wrapper.accumulative_counts, or set '
                 f'model.backbone.with_cp=True [{str(error).splitlines()[0]}]'
             ) from error
+        except Exception as error:
+            error.add_note(f'in iteration {self.iter + 1} with the images {_image_paths(batch)}')
+            raise
         for wrapper in optimizer_wrappers(self.runner):
             if getattr(wrapper, 'bad_steps', 0) and self.is_between_updates():
                 self._report_skipped_step(batch, wrapper)
@@ -170,7 +176,8 @@ def _parts(values: object) -> Iterator[object]:
 
 def _image_paths(batch: Mapping) -> str:
     samples = [sample for sample in _parts(batch.get('data_samples')) if isinstance(sample, BaseDataElement)]
-    return ', '.join(sample.get('img_path', 'without a name') for sample in samples)
+    paths = [sample.get('img_path', 'without a name') for sample in samples]
+    return ', '.join(dict.fromkeys(paths))  # an image may be in several branches
 
 
 @LOOPS.register_module()

@@ -11,7 +11,15 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ..compat.private_names import checkpoint_of, decide_val_interval, is_resuming, set_checkpoint, training_loop
+from ..compat.private_names import (
+    batch_sizes_in_pixels,
+    checkpoint_of,
+    decide_val_interval,
+    is_resuming,
+    set_batch_sizes_in_pixels,
+    set_checkpoint,
+    training_loop,
+)
 from .accumulated_gradients import get_gradients, set_gradients
 from .changed_settings import apply_to_optimizers, compare, conditions
 from .checkpoint_files import checkpoint_place, last_checkpoint, note_last_checkpoint
@@ -57,6 +65,7 @@ class ResumeHook(Hook):
             dict(wait_count=hook.wait_count, best_score=hook.best_score) for hook in _early_stopping(runner)
         ]
         checkpoint['meta']['stop_training'] = runner.train_loop.stop_training
+        checkpoint['meta']['batch_sizes_in_pixels'] = batch_sizes_in_pixels(runner.model)
         if 'optimizer' in checkpoint:
             checkpoint['gradients'] = get_gradients(runner)
         schedules = checkpoint.get('param_schedulers', [])
@@ -83,6 +92,8 @@ class ResumeHook(Hook):
         for hook, state in zip(_early_stopping(runner), meta.get('early_stopping', []), strict=False):
             vars(hook).update(state)
         runner.train_loop.stop_training = meta.get('stop_training', False)
+        if 'batch_sizes_in_pixels' in meta:
+            set_batch_sizes_in_pixels(runner.model, meta['batch_sizes_in_pixels'])
         self.gradients = checkpoint.get('gradients', {})
 
     def before_train(self, runner: Runner) -> None:

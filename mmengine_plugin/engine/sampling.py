@@ -118,9 +118,14 @@ class NumberedBatchSampler(BatchSampler):
         if self.range is None:  # mmengine's loop by iterations asks for data before it knows where to begin
             return
         first, begin = self.range
-        for number, batch in enumerate(self._batches(), first):
+        batches = self._batches()
+        for number in count(first):
+            key = self.sampler.seed, get_rank(), number
+            with seeded(*key):  # mmdet's GroupMultiSourceSampler draws from NumPy's random numbers
+                batch = next(batches, None)
+            if batch is None:
+                return
             if number >= begin:
-                key = self.sampler.seed, get_rank(), number
                 yield [(index, (*key, place)) for place, index in enumerate(batch)]
 
     def _batches(self) -> Iterator[list]:

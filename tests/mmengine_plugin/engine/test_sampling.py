@@ -10,7 +10,7 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
 from torch.utils.data import BatchSampler, DataLoader
 
 from mmengine_plugin.engine.sampling import NumberedBatchSampler, SeededDataset, caching_transforms
-from tests.mmengine_plugin.engine.points import run
+from tests.mmengine_plugin.engine.points import Points, run
 
 
 @TRANSFORMS.register_module()
@@ -129,6 +129,32 @@ def test_caching_transforms_are_named():
     dataset = dict(type='mmdet.MultiImageMixDataset', dataset=NUMBERS, pipeline=[mosaic])
     assert list(caching_transforms(DATASETS.build(dataset))) == ['CachedMosaic']
     assert list(caching_transforms(DATASETS.build(WRAPPED['mixed']))) == []
+
+
+@DATASETS.register_module()
+class RememberingPoints(Points):
+    """Points whose last transform keeps them."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.pipeline.transforms.append(Memory())
+
+
+class Memory:
+    """A transform that keeps what it has seen."""
+
+    def __init__(self) -> None:
+        self.results_cache = []
+
+    def __call__(self, info: dict) -> dict:
+        self.results_cache.append(info)
+        return info
+
+
+def test_a_run_with_a_caching_transform_says_that_it_cannot_be_resumed_exactly(tmp_path):
+    for name, expected in (('RememberingPoints', True), ('Points', False)):
+        code, said = run(tmp_path / name, 'epochs', train_dataloader__dataset=dict(type=name))
+        assert code == 0 and ('Memory has a memory of earlier iterations' in said) == expected, said
 
 
 def test_an_endless_sampler_under_a_loop_by_epochs_is_refused(tmp_path):
