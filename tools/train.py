@@ -11,7 +11,6 @@ from backbones.errors import UserError
 from mmengine_plugin.cli.arguments import run_parser
 from mmengine_plugin.cli.configs import load_run, warn_of_batch_size
 from mmengine_plugin.cli.error_messages import run
-from mmengine_plugin.engine.checkpoint_files import checkpoint_place, checkpoints
 
 
 def main() -> None:
@@ -36,14 +35,14 @@ def main() -> None:
         if cfg.optim_wrapper.get('accumulative_counts', 1) > 1:
             raise UserError('--auto-scale-lr does not count accumulated steps: set optim_wrapper.optimizer.lr instead')
         cfg.auto_scale_lr.enable = True
-    found = checkpoints(cfg.work_dir, **checkpoint_place(cfg))
-    if args.resume and args.resume != 'auto':
-        cfg.update(resume=True, load_from=args.resume)
-    elif args.resume and found:
+    if args.resume == 'auto':  # ResumeHook finds the checkpoint
+        for hook in cfg.custom_hooks:
+            if hook['type'] == 'ResumeHook':
+                hook['load_from'] = cfg.get('load_from')
         cfg.update(resume=True, load_from=None)
+    elif args.resume:
+        cfg.update(resume=True, load_from=args.resume)
     runner = Runner.from_cfg(cfg)
-    if args.resume == 'auto' and not found:
-        runner.logger.warning(f'--resume: {cfg.work_dir} has no checkpoint, so that the run begins at its beginning')
     warn_of_batch_size(runner)
     runner.train()
 

@@ -148,7 +148,8 @@ def check_functions(cfg: Config) -> None:
 def refuse_sharding(cfg: Config) -> None:
     """Refuse a config that asks for FSDP or for mmengine's FlexibleRunner.
 
-    Each process would save its own part of the weights, and no checkpoint would be whole.
+    With FSDP, each process would save its own part of the weights, and no checkpoint would be whole. The hooks
+    and loops here are for mmengine's Runner.
 
     Raises:
         UserError: If ``runner_type`` is not ``'Runner'``, if there is a ``strategy``, or if ``model_wrapper_cfg`` is
@@ -163,8 +164,9 @@ def refuse_sharding(cfg: Config) -> None:
         found.append('model_wrapper_cfg.type=MMFullyShardedDataParallel')
     if found:
         raise UserError(
-            f'{cfg.filename}: {" and ".join(found)} cannot be used, because each process would save only its own part '
-            'of the weights: remove it. Several processes train by DDP; to save memory, set '
+            f"{cfg.filename}: {' and '.join(found)} cannot be used: only mmengine's Runner is supported, and with FSDP "
+            'each process would save only its own part of the weights. Remove it: several processes train by DDP. To '
+            'save memory, set '
             'optim_wrapper.accumulative_counts and model.backbone.with_cp=True'
         )
 

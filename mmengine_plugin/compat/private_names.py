@@ -55,12 +55,12 @@ def checkpoint_of(runner: Runner) -> str | None:
     return runner._load_from
 
 
-def set_checkpoint(runner: Runner, path: Path | None) -> None:
-    """Let the run resume from a checkpoint, or from none.
+def set_checkpoint(runner: Runner, path: str | Path | None, resume: bool) -> None:
+    """Let the run resume from a checkpoint, or begin from its weights, or from none.
 
     The Runner's own choice of the newest checkpoint is neither public nor checked for damage.
     """
-    runner._resume, runner._load_from = path is not None, path and str(path)
+    runner._resume, runner._load_from = resume, path and str(path)
 
 
 def training_loop(runner: Runner) -> BaseLoop | dict | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
+
+from .optimizer_wrappers import optimizer_wrappers
 
 
 def _module(runner: Runner) -> nn.Module:
@@ -38,13 +40,25 @@ def get_gradients(runner: Runner) -> dict[str, Tensor]:
     return {name: parameter.grad.cpu() for name, parameter in named if parameter.grad is not None}
 
 
-def set_gradients(runner: Runner, gradients: Mapping[str, Tensor]) -> None:
+def loss_scales(runner: Runner) -> list[float]:
+    """The factor by which the gradients of each optimizer are scaled: 1 without a loss scale."""
+    scalers = (getattr(wrapper, 'loss_scaler', None) for wrapper in optimizer_wrappers(runner))
+    return [scaler.get_scale() if scaler else 1.0 for scaler in scalers]
+
+
+def set_gradients(runner: Runner, gradients: Mapping[str, Tensor], scales: Sequence[float]) -> None:
     """Restore the gradients of a checkpoint.
 
     Args:
         runner: The Runner.
         gradients: What :func:`get_gradients` returned.
+        scales: What :func:`loss_scales` returned.
     """
     parameters = dict(_module(runner).named_parameters())
     for name, gradient in gradients.items():
         parameters[name].grad = gradient.to(parameters[name])
+    for wrapper, before, now in zip(optimizer_wrappers(runner), scales, loss_scales(runner), strict=True):
+        for group in wrapper.optimizer.param_groups:
+            for parameter in group['params']:
+                if parameter.grad is not None and now != before:
+                    parameter.grad *= now / before

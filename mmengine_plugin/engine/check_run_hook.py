@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from mmengine.config import Config
-from mmengine.evaluator import BaseMetric
+from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.optim.scheduler.param_scheduler import INF, ConstantParamScheduler, LinearParamScheduler
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError, did_you_mean
 
 from ..compat.private_names import is_batch_norm, training_loop
+from .loops import INFINITE_SAMPLERS
 from .map_channels import check_map_channels
 
 
@@ -71,15 +72,17 @@ def check_annotation_file(cfg: Config, split: str, dataset: Dataset) -> None:
         UserError: If it reads another file.
     """
     of_data = getattr(dataset, 'ann_file', None)
-    for key, metric in _numbered(f'{split}_evaluator', cfg.get(f'{split}_evaluator')):
-        of_metric = metric.get('ann_file') if isinstance(metric, Mapping) else None
-        if not of_data or not isinstance(of_data, str) or not isinstance(of_metric, str):
-            continue
-        if os.path.realpath(of_metric) != os.path.realpath(of_data):
-            raise UserError(
-                f'{key}.ann_file is {of_metric}, but the images of {split}_dataloader are those of {of_data}: set '
-                f'{key}.ann_file={of_data}, or dataset.ann_file in {split}_dataloader'
-            )
+    metrics = _numbered(f'{split}_evaluator', cfg.get(f'{split}_evaluator'))
+    read = {
+        key: metric['ann_file'] for key, metric in metrics if isinstance(metric, Mapping) and metric.get('ann_file')
+    }
+    if not of_data or not read or os.path.realpath(of_data) in map(os.path.realpath, read.values()):
+        return  # another metric may read a file of its own: that of the boxes beside that of a panoptic segmentation
+    key, of_metric = next(iter(read.items()))
+    raise UserError(
+        f'{key}.ann_file is {of_metric}, but the images of {split}_dataloader are those of {of_data}: set '
+        f'{key}.ann_file={of_data}, or dataset.ann_file in {split}_dataloader'
+    )
 
 
 @functools.singledispatch
@@ -103,6 +106,8 @@ def check_monitored_scores(runner: Runner) -> None:
     Raises:
         UserError: If it does not give one of them; the message suggests the nearest one.
     """
+    if type(runner.val_evaluator) is not Evaluator:  # it may give names of its own to the scores
+        return
     by_metric = [score_names(metric) for metric in runner.val_evaluator.metrics]
     if None in by_metric:
         return
@@ -156,7 +161,8 @@ def check_batch_norms(model: nn.Module, loop: BaseLoop, cfg: Config) -> None:
         raise UserError(f'{reason}, but train_dataloader.batch_size is 1: set train_dataloader.batch_size=2 or more')
     drop_last = loader.get('drop_last') or (loader.get('batch_sampler') or {}).get('drop_last')
     images = len(sampler)
-    if isinstance(loop, EpochBasedTrainLoop) and images % batch_size == 1 and not drop_last:
+    is_endless = type(sampler).__name__ in INFINITE_SAMPLERS
+    if not is_endless and images % batch_size == 1 and not drop_last:
         drop_key = 'batch_sampler.drop_last' if loader.get('batch_sampler') else 'drop_last'
         raise UserError(
             f'{reason}, but the last batch of an epoch has only one, because {images} images of a process are divided '
@@ -203,7 +209,7 @@ def warn_of_schedule(runner: Runner, loop: BaseLoop) -> None:
             too_long.append(ends[-1][1])
             settings.append(setting)
         milestones = sorted(getattr(scheduler, 'milestones', ()))
-        missed = [m for m in milestones if scheduler.begin + m >= min(scheduler.end, length)]
+        missed = [m for m in milestones if scheduler.begin + m >= length]
         if missed:
             too_long.append(f'{name} never reaches its milestones {", ".join(map(str, missed))} in {length} {unit}s')
             settings.append(f'{key}.milestones')

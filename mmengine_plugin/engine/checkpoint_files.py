@@ -48,16 +48,16 @@ def checkpoints(work_dir: str | Path, out_dir: str | None = None, filename_tmpl:
         filename_tmpl: The argument of mmengine's CheckpointHook: the name of a checkpoint, with ``{}`` in place of the
             epoch or iteration. Names such as ``epoch_3.pth`` are always found.
     """
-    names = [r'(?!best_|\.).*?(\d+)\.pth']
+    names = [r'(?:epoch|iter)_(\d+)\.pth']
     if filename_tmpl:
         names.append(r'(\d+)'.join(map(re.escape, re.split(r'\{.*?\}', filename_tmpl))))
     folder = Path(out_dir, Path(work_dir).name) if out_dir else Path(work_dir)
-    numbered = {}
+    numbers = {}
     for path in folder.glob('*'):
         for match in filter(None, (re.fullmatch(name, path.name) for name in names)):
-            numbered[int(match[1]) if match.lastindex else 0] = path
+            numbers[path] = int(match[1]) if match.lastindex else 0
     interrupted = Path(work_dir, INTERRUPTED)
-    found = [numbered[number] for number in sorted(numbered, reverse=True)]
+    found = sorted(numbers, key=numbers.get, reverse=True)
     return [interrupted, *found] if interrupted.exists() else found
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.dist import all_reduce, broadcast, broadcast_object_list, is_main_process
 from mmengine.hooks import EarlyStoppingHook, EMAHook, Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
+
+from backbones.errors import UserError
 
 from ..compat.private_names import (
     batch_sizes_in_pixels,
@@ -20,8 +22,8 @@ from ..compat.private_names import (
     set_checkpoint,
     training_loop,
 )
-from .accumulated_gradients import get_gradients, set_gradients
-from .changed_settings import apply_to_optimizers, compare, conditions
+from .accumulated_gradients import get_gradients, loss_scales, set_gradients
+from .changed_settings import DATA_DIVISION, apply_to_optimizers, compare, conditions
 from .checkpoint_files import checkpoint_place, last_checkpoint, note_last_checkpoint
 from .loops import ResumableLoop
 from .strict_load_hook import StrictLoadHook
@@ -29,18 +31,38 @@ from .strict_load_hook import StrictLoadHook
 
 @HOOKS.register_module()
 class ResumeHook(Hook):
-    """Resumes from the newest good checkpoint, applies changed settings, and repeats a validation that was cut off."""
+    """Resumes from the newest good checkpoint, applies changed settings, and repeats a validation that was cut off.
+
+    Args:
+        load_from: The checkpoint with whose weights a run begins that is to be resumed and has no checkpoint yet.
+    """
 
     priority = 'LOWEST'
-    gradients: Mapping[str, Tensor] = {}  # of a step that was not complete in the checkpoint
+
+    def __init__(self, load_from: str | None = None) -> None:
+        self.load_from = load_from
+        self.gradients: Mapping[str, Tensor] = {}  # of a step that was not complete in the checkpoint
+        self.loss_scales: Sequence[float] = ()  # by which these are multiplied
 
     def before_run(self, runner: Runner) -> None:
-        """Find the checkpoint if none is named; one process does it for all."""
+        """Find the checkpoint if none is named; one process does it for all.
+
+        Raises:
+            UserError: If there are checkpoints, and all are damaged.
+        """
         if is_resuming(runner) and checkpoint_of(runner) is None:
-            place = checkpoint_place(runner.cfg)
-            found = [last_checkpoint(runner.work_dir, **place) if is_main_process() else None]
+            found = [None]
+            if is_main_process():
+                try:
+                    found = [last_checkpoint(runner.work_dir, **checkpoint_place(runner.cfg))]
+                except UserError as error:
+                    found = [error]
             broadcast_object_list(found)
-            set_checkpoint(runner, found[0])
+            if isinstance(found[0], UserError):
+                raise found[0]
+            if found[0] is None:
+                runner.logger.warning(f'{runner.work_dir} has no checkpoint, so that the run begins at its beginning')
+            set_checkpoint(runner, found[0] or self.load_from, resume=found[0] is not None)
         if checkpoint_of(runner) is not None:
             self._skip_pretrained(runner)
 
@@ -62,12 +84,14 @@ class ResumeHook(Hook):
             return
         checkpoint['meta']['run'] = conditions(runner)
         checkpoint['meta']['early_stopping'] = [
-            dict(wait_count=hook.wait_count, best_score=hook.best_score) for hook in _early_stopping(runner)
+            {name: getattr(hook, name) for name in ('wait_count', 'best_score', 'patience')}
+            for hook in _early_stopping(runner)
         ]
         checkpoint['meta']['stop_training'] = runner.train_loop.stop_training
         checkpoint['meta']['batch_sizes_in_pixels'] = batch_sizes_in_pixels(runner.model)
         if 'optimizer' in checkpoint:
             checkpoint['gradients'] = get_gradients(runner)
+            checkpoint['meta']['loss_scales'] = loss_scales(runner)
         schedules = checkpoint.get('param_schedulers', [])
         for states in schedules.values() if isinstance(schedules, dict) else [schedules]:
             for state in states:
@@ -83,25 +107,48 @@ class ResumeHook(Hook):
         if not is_resuming(runner):
             return
         meta = checkpoint.get('meta', {})
+        if 'ema_state_dict' in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            raise UserError(
+                'the checkpoint holds trained weights and their average, and this run has no EMAHook: add the EMAHook '
+                'that the run had, or begin a new run from the average by load_from'
+            )
+        self.gradients, self.loss_scales = checkpoint.get('gradients', {}), meta.get('loss_scales', ())
         if before := meta.get('run'):
             epoch, start = checkpoint['message_hub']['runtime_info'].get('epoch_start', (None, 0))
             if epoch != meta['epoch']:
                 start = meta['iter']  # the checkpoint was saved at the end of an epoch
             changed = compare(before, conditions(runner), meta['iter'] > start, runner.logger)
+            if changed & DATA_DIVISION and isinstance(runner.train_loop, EpochBasedTrainLoop):
+                # epochs have another length now; gradients of the earlier batches do not belong to a step of these
+                start = meta['iter'] = meta['epoch'] * len(runner.train_dataloader)
+                self.gradients = {}
             apply_to_optimizers(runner, checkpoint, changed, start)
-        for hook, state in zip(_early_stopping(runner), meta.get('early_stopping', []), strict=False):
-            vars(hook).update(state)
-        runner.train_loop.stop_training = meta.get('stop_training', False)
+        self._restore_early_stopping(runner, meta)
         if 'batch_sizes_in_pixels' in meta:
             set_batch_sizes_in_pixels(runner.model, meta['batch_sizes_in_pixels'])
-        self.gradients = checkpoint.get('gradients', {})
+
+    def _restore_early_stopping(self, runner: Runner, meta: Mapping) -> None:
+        """Let early stopping count on; a run that it has stopped trains on only if it is more patient now."""
+        more_patient = False
+        for hook, state in zip(_early_stopping(runner), meta.get('early_stopping', []), strict=False):
+            more_patient |= hook.patience > state['patience']
+            hook.wait_count, hook.best_score = state['wait_count'], state['best_score']
+        if meta.get('stop_training') and not more_patient:
+            runner.train_loop.stop_training = True
+            runner.logger.warning(
+                'EarlyStoppingHook has stopped this run, so that it does not train on. To train on, set a higher '
+                'patience'
+            )
 
     def before_train(self, runner: Runner) -> None:
         """If the checkpoint was saved before a validation that was then cut off, run this validation first."""
         loop = runner.train_loop
         if not isinstance(loop, ResumableLoop):
             return
-        set_gradients(runner, self.gradients)
+        if self.gradients:
+            set_gradients(runner, self.gradients, self.loss_scales)
+            runner.logger.info('The gradients of the step that was not complete are restored from the checkpoint')
+            self.gradients = {}
         if is_resuming(runner) and is_main_process():
             # checkpoints that are newer than this one belong to an abandoned run
             note_last_checkpoint(runner.work_dir, checkpoint_of(runner))

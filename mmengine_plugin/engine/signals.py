@@ -39,7 +39,7 @@ class SignalPoll:
     processes exchange, so that all of them communicate in the same call.
     """
 
-    MOST_CALLS = 256  # between two exchanges: the next calls may be slower
+    MOST_CALLS = 256  # from one exchange to the next, because later calls may take longer
 
     def __init__(self) -> None:
         self.calls = 0  # since the last exchange

@@ -185,7 +185,7 @@ def test_resume_finds_the_newest_checkpoint_where_the_config_puts_it_and_downloa
 def test_resume_without_a_checkpoint_says_so(tool, mini_data, tmp_path):
     options = [*TWELVE_ITERATIONS, 'train_cfg.max_iters=1']
     done = tool('train.py', SEGMENTATION, '--work-dir', tmp_path, '--resume', '--cfg-options', *options, cwd=mini_data)
-    assert done.returncode == 0 and f'--resume: {tmp_path} has no checkpoint' in done.stdout, done.stdout[-3000:]
+    assert done.returncode == 0 and f'{tmp_path} has no checkpoint' in done.stdout, done.stdout[-3000:]
 
 
 def test_test_time_augmentation_scores_a_segmentor(tool, mini_data, segmentor, tmp_path):

@@ -116,6 +116,14 @@ def test_one_file_under_two_names_is_accepted(mini_data, tmp_path, monkeypatch):
         check_annotation_file(cfg, 'val', BaseDataElement())  # such as a concatenation of data sets
 
 
+def test_one_of_several_metrics_may_read_a_file_of_its_own():
+    """mmdet's configs for panoptic segmentation score boxes and masks as well."""
+    cfg = Config(dict(val_evaluator=[dict(ann_file='panoptic.json'), dict(ann_file='instances.json')]))
+    check_annotation_file(cfg, 'val', BaseDataElement(metainfo=dict(ann_file='panoptic.json')))
+    with pytest.raises(UserError, match=r'val_evaluator\.0\.ann_file is panoptic\.json'):
+        check_annotation_file(cfg, 'val', BaseDataElement(metainfo=dict(ann_file='another.json')))
+
+
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
@@ -137,6 +145,14 @@ def test_choosing_checkpoints_by_two_scores_or_by_the_first_one_is_accepted(run)
     for value in ('auto', ['mIoU', 'aAcc']):
         code, output = run('segmentation', 'iterations', {'default_hooks.checkpoint.save_best': value})
         assert code == 0 and 'is saved to' in output, output
+
+
+def test_scores_of_several_data_sets_have_names_of_their_own(run):
+    part = dict(type='IoUMetric', iou_metrics=['mIoU'], prefix='first')
+    evaluator = dict(type='MultiDatasetsEvaluator', metrics=[part], dataset_prefixes=['first'])
+    options = {'val_evaluator': evaluator, 'default_hooks.checkpoint.save_best': 'first/first/mIoU'}
+    code, output = run('segmentation', 'iterations', options, stop=True)
+    assert code == -signal.SIGKILL, output
 
 
 @pytest.mark.parametrize('strict', [True, False])
@@ -265,6 +281,15 @@ def test_a_last_batch_of_one_image_is_refused(run):
     for accepted in ({'train_dataloader.drop_last': True}, {'train_dataloader.batch_size': 3}):
         code, output = run('segmentation', 'epochs', five | accepted)
         assert code == 0, output
+
+
+def test_a_last_batch_of_one_image_is_refused_by_iterations_if_the_sampler_ends(run):
+    options = {'train_dataloader.dataset.indices': 5}
+    assert run('segmentation', 'iterations', options)[0] == 0
+    options['train_dataloader.sampler'] = dict(_delete_=True, type='DefaultSampler', shuffle=True)
+    assert_refused_early(run('segmentation', 'iterations', options), '5 images', 'train_dataloader.batch_size=2')
+    late = run('segmentation', 'iterations', options, checked=False)
+    assert_failed_late(late, 'Iter(train) [2/6]', 'Expected more than 1 value per channel when training')
 
 
 def test_one_image_is_accepted_without_a_trained_batch_norm_after_a_pooling(run):

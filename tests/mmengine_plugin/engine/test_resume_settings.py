@@ -100,6 +100,10 @@ def test_a_run_that_has_stopped_early_does_not_train_on(tmp_path):
     assert last_checkpoint(tmp_path / 'run').name == 'iter_6.pth'
     code, said = run(tmp_path / 'run', 'epochs', resume=True, **changes)
     assert code == 0 and 'iter: 6' in said and 'Epoch(train)' not in said, said
+    assert 'EarlyStoppingHook has stopped this run' in said
+    hooks[1]['patience'] = 2
+    code, said = run(tmp_path / 'run', 'epochs', resume=True, **changes)
+    assert code == 0 and last_checkpoint(tmp_path / 'run').name == 'iter_9.pth', said
 
 
 @pytest.mark.parametrize('iteration', [2, 4, 6])
