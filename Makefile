@@ -12,9 +12,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4
 
-# the tests that are too slow for `make test`, one after the other; CONTRIBUTING.md says how long they take
+# the tests that are too slow for `make test`, one after the other; CONTRIBUTING.md says what they need. The longest run
+# two programs, each for at most 900 seconds (TIME_LIMIT in tests/conftest.py)
 full-size: $(VENV)/installed
-	$(BIN)/python -m pytest -m full_size --durations=0 --durations-min=1
+	$(BIN)/python -m pytest -m full_size --timeout 1800 --durations=0 --durations-min=1
 
 # both mini models are killed and resumed KILLS times; an error ends it if a result differs from an undisturbed run's
 soak: $(VENV)/installed | data/mini/coco data/mini/ade20k
