@@ -47,6 +47,8 @@ def train(settings: dict | Config, lines: int = 0) -> None:
     mmengine.runner.runner.collect_env = dict  # it asks compilers for their versions, which takes longer than the rest
     if lines:
         sys.settrace(trace)
+    if settings.get('visualizer'):  # another one than a test may have left here, whose threads do not exist in a fork
+        settings['visualizer']['name'] = settings['work_dir']
     Runner.from_cfg(settings).train()
 
 
