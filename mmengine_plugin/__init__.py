@@ -25,8 +25,9 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 - ``FUNCTIONS['ignore_signals']``, also by its earlier name ``'outlive_signals'``
   (:mod:`~mmengine_plugin.engine.signals`)
 - mmengine's file backend ``'atomic'``, also by its earlier name ``'whole'`` (:mod:`~mmengine_plugin.atomic_files`)
-- ``DATA_SAMPLERS['RestartableInfiniteSampler']``, ``DATA_SAMPLERS['NumberedBatchSampler']``: the order of the data as
-  a function of the seed (:mod:`~mmengine_plugin.engine.sampling`)
+- ``DATASETS['SeededDataset']``, ``DATA_SAMPLERS['NumberedBatchSampler']``: samples and their order as a function of the
+  seed; ``DATA_SAMPLERS['RestartableInfiniteSampler']``, an earlier name of mmengine's InfiniteSampler
+  (:mod:`~mmengine_plugin.engine.sampling`)
 - ``HOOKS['StrictLoadHook']``: refuses checkpoints that do not fit the model
   (:mod:`~mmengine_plugin.engine.strict_load_hook`)
 - ``HOOKS['CompileBackboneHook']``: ``torch.compile`` for the backbone alone

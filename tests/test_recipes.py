@@ -101,7 +101,6 @@ DIFFERENCES = {
         'val_dataloader.dataset.test_mode': (ABSENT, True, WHOLE),
         'test_dataloader.dataset.test_mode': (ABSENT, True, WHOLE),
         'train_cfg.type': ('IterBasedTrainLoop', 'ResumableIterLoop', SAFE),
-        'train_dataloader.sampler.type': ('InfiniteSampler', 'RestartableInfiniteSampler', SAFE),
         'default_hooks.checkpoint.save_best': (ABSENT, 'mIoU', KEPT),
     },
 }

@@ -37,7 +37,6 @@ test_pipeline = [
 workers = dict(type='ignore_signals')  # a signal asks the run to save and stop, which needs its data workers
 train_dataloader = dict(
     batch_size=2,  # on 8 GPUs; for the paper's 4 x 4, set train_dataloader.batch_size=4 on 4 GPUs
-    sampler=dict(type='RestartableInfiniteSampler'),
     worker_init_fn=workers,
     dataset=dict(type='CheckedADE20KDataset', pipeline=train_pipeline),
 )
