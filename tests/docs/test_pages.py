@@ -62,7 +62,9 @@ def on_one_process(program: str, *arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    'words', [c for page in ('training.md', 'models.md') for c in commands(page) if c[0] != 'soak.py'], ids=' '.join
+    'words',
+    [c for page in ('training.md', 'resuming.md', 'models.md') for c in commands(page) if c[0] != 'soak.py'],
+    ids=' '.join,
 )
 def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, tool, monkeypatch):
     """Its arguments, config and options are right; this machine need have neither."""
