@@ -173,6 +173,33 @@ class Backbone(BaseModule):
         """Return published weights under the parameter names and in the shapes of this model."""
         return state_dict
 
+    @property
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Prefixes of the names of the parameters of each layer, from the stem to the last block that was built."""
+        raise NotImplementedError
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Return the depth of the layer that a parameter belongs to.
+
+        The method has the name, arguments and result of mmpretrain's backbones. It gives each layer a learning rate of
+        its own (:class:`mmengine_plugin.engine.layer_decay.LayerDecayOptimWrapperConstructor`).
+
+        Args:
+            param_name: Name of the parameter in the whole model.
+            prefix: Name of the backbone in the whole model, with a dot at its end: ``'backbone.'``.
+
+        Returns:
+            The depth and the number of layers. The stem is at depth 0. The last depth is that of parameters that
+            pretrained weights may lack, and of all that is not in the backbone.
+        """
+        layers = self.layer_prefixes
+        name = param_name.removeprefix(prefix)
+        if param_name.startswith(prefix) and not any(key in name for key in self.allowed_missing_keys):
+            for depth, prefixes in enumerate(layers):
+                if name.startswith(prefixes):
+                    return depth, len(layers) + 1
+        return len(layers), len(layers) + 1
+
     def _build_out_norms(self, dims: Sequence[int], out_norm: bool) -> nn.ModuleDict:
         """Build a LayerNorm for each map, as in the authors' code (their repository, issue #251), or identities."""
         norms = nn.ModuleDict()
@@ -258,6 +285,17 @@ class PyramidBackbone(Backbone):
     def stem_and_stages(self) -> list[list[nn.Module]]:
         """The stem, then each stage that was built."""
         return [[self.stem], *([stage] for stage in self.stages)]
+
+    @property
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """The stem, then each stage; a stage of 6 or more blocks is divided into layers of about 3, as in ConvNeXt."""
+        layers: list[tuple[str, ...]] = [('stem.',)]
+        for i, stage in enumerate(self.stages):
+            count, blocks = max(1, len(stage.blocks) // 3), range(len(stage.blocks))
+            for layer in range(count):
+                members = tuple(f'stages.{i}.blocks.{j}.' for j in blocks if j * count // len(blocks) == layer)
+                layers.append((f'stages.{i}.downsample.', *members) if layer == 0 else members)
+        return layers
 
     @property
     def allowed_unexpected_keys(self) -> tuple[str, ...]:
@@ -373,6 +411,11 @@ class IsotropicBackbone(Backbone):
         blocks = list(self.blocks)
         stages = [blocks[self._first_block(i) : self._first_block(i + 1)] for i in range(self.out_indices[-1] + 1)]
         return [[self.patch_embed, self.pos_embed], *stages]
+
+    @property
+    def layer_prefixes(self) -> list[tuple[str, ...]]:
+        """Patch embedding and positions, then each block."""
+        return [('patch_embed.', 'pos_embed'), *((f'blocks.{i}.',) for i in range(len(self.blocks)))]
 
     @property
     def allowed_unexpected_keys(self) -> tuple[str, ...]:

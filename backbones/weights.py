@@ -13,12 +13,14 @@ from filelock import FileLock
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from mmengine.logging import print_log
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from .errors import UserError
 from .safe_checkpoint import read_checkpoint
 
 HUB = 'hf-hub:'
+RGB = 3  # channels of the images of the published weights
 SHA256 = {  # of model.safetensors, for repositories with a known hash
     'timm/mambaout_base.in1k@2b222e33224daef82dfc0ad7c140b3c5b441d021': (
         '19723a5235e3d68c7b46b49f5d1025a61df6ddc6d42d555e33c1fbe9f139769c'
@@ -61,6 +63,7 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
     Two kinds of differences are allowed. ``allowed_unexpected_keys`` of the backbone are prefixes of names that it may
     lack, such as those of the classifier, ``'head.'``. ``allowed_missing_keys`` are substrings of names that the
     weights may lack, such as ``'out_norms.'``: if no name in them has it, these parameters keep their initial values.
+    The first convolution is adapted to the number of channels of the images (:func:`adapt_channels`).
 
     Args:
         module: A :class:`backbones.base.Backbone`; its ``convert_state_dict`` converts published weights.
@@ -72,8 +75,8 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
         UserError: If the weights cannot be downloaded or read, or if any other key is missing or unexpected or has
             another shape.
     """
-    state = module.convert_state_dict(read_backbone(checkpoint, prefix))
     own = module.state_dict()
+    state = adapt_channels(module, module.convert_state_dict(read_backbone(checkpoint, prefix)))
     missing = [
         key for key in module.allowed_missing_keys if any(key in k for k in own) and not any(key in k for k in state)
     ]
@@ -87,6 +90,32 @@ def load_pretrained(module: nn.Module, checkpoint: str, prefix: str = '') -> Non
         f'initialised: {", ".join(f"{key}*" for key in missing) or "nothing"}; not used: {_families(unexpected)}',
         logger='current',
     )
+
+
+def adapt_channels(module: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Adapt weights for RGB images to a backbone for images of another number of channels, and log that.
+
+    Only the first convolution changes, by timm's rule: for one channel, its weights are summed over R, G and B. For N
+    channels, they are repeated in the order R, G, B, R, ... and scaled by 3 / N, so that the sum over grey images stays
+    about the same. Weights for other than 3 channels stay as they are.
+
+    Args:
+        module: The backbone.
+        state: The weights under its names.
+    """
+    name = next((name for name, part in module.named_modules() if isinstance(part, nn.Conv2d)), None)
+    own, weight = module.state_dict().get(f'{name}.weight'), state.get(f'{name}.weight')
+    if own is None or not isinstance(weight, Tensor) or weight.ndim != 4 or weight.shape[1] != RGB:
+        return state
+    channels = own.shape[1]
+    if channels == RGB or (weight.shape[0], *weight.shape[2:]) != (own.shape[0], *own.shape[2:]):
+        return state
+    print_log(
+        f'{name}.weight is adapted from {RGB} to {channels} channels: it is '
+        + ('summed over them' if channels == 1 else f'repeated and scaled by {RGB}/{channels}'),
+        'current',
+    )
+    return {**state, f'{name}.weight': adapt_input_conv(channels, weight)}
 
 
 def refuse_mismatch(source: str, expected: Mapping[str, Tensor], found: Mapping[str, object]) -> None:

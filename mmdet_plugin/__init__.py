@@ -2,14 +2,15 @@
 
     custom_imports = dict(imports=['mmdet_plugin'], allow_failed_imports=False)
 
-The import adds ``DATASETS['CheckedCocoDataset']`` and ``METRICS['FastCocoMetric']`` to what :mod:`mmengine_plugin`
-adds.
+The import adds ``DATASETS['CheckedCocoDataset']``, ``METRICS['FastCocoMetric']`` and
+``MODELS['MultiChannelDetDataPreprocessor']`` to what :mod:`mmengine_plugin` adds.
 """
 
 from mmengine_plugin import config
 
-from . import score_names  # noqa: F401  (imported for what it registers)
+from . import class_order, score_names  # noqa: F401  (imported for what they register)
 from .coco_metric import FastCocoMetric
+from .data_preprocessor import MultiChannelDetDataPreprocessor
 from .datasets import CheckedCocoDataset
 
-__all__ = ['CheckedCocoDataset', 'FastCocoMetric', 'config']
+__all__ = ['CheckedCocoDataset', 'FastCocoMetric', 'MultiChannelDetDataPreprocessor', 'config']

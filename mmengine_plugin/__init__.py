@@ -17,6 +17,8 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 - ``torch.ops.mambaout``: the operators of the backbones (:mod:`backbones.ops`)
 - ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``, ``['FiniteAmpOptimWrapper']``, ``['FiniteOptimWrapper']``: fp16 on CUDA,
   fp32 elsewhere, and no step by gradients that are not finite (:mod:`~mmengine_plugin.engine.optimizer_wrappers`)
+- ``OPTIM_WRAPPER_CONSTRUCTORS['LayerDecayOptimWrapperConstructor']``: learning rates that fall from the heads to the
+  stem (:mod:`~mmengine_plugin.engine.layer_decay`)
 - ``LOOPS['ResumableEpochLoop']``, ``LOOPS['ResumableIterLoop']``: training that resumes bit for bit; from their
   construction to the end of the training, they handle SIGTERM, SIGINT and SIGUSR1
   (:mod:`~mmengine_plugin.engine.loops`)
@@ -65,6 +67,7 @@ try:
         check_run_hook,
         checkpoint_hook,
         compile_hook,
+        layer_decay,
         loops,
         optimizer_wrappers,
         resume,

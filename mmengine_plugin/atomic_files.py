@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,35 @@ def write_json(path: str | Path, content: object) -> None:
     """Write a JSON file atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + '\n')
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Write a new folder atomically: the body writes into the temporary folder that it is given.
+
+    Args:
+        path: The folder. It must not exist, or must be empty.
+
+    Yields:
+        The temporary folder, beside ``path``.
+
+    Raises:
+        UserError: If there is something at ``path``, or if the folder cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UserError(f'{path} is there already, and nothing is overwritten: name a new folder, or remove it')
+    temporary = path.with_name(f'.{os.getpid()}.part.{path.name}')
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    except OSError as error:
+        raise UserError(f'cannot write {path}: {error.strerror or error}') from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def make_folder(path: str | Path) -> None:

@@ -2,7 +2,7 @@
 
     custom_imports = dict(imports=['mmseg_plugin'], allow_failed_imports=False)
 
-The import adds ``DATASETS['CheckedADE20KDataset']``, ``DATASETS['FolderDataset']`` and
+The import adds ``DATASETS['CheckedADE20KDataset']``, ``DATASETS['FolderDataset']``, ``METRICS['DumpSegResults']`` and
 ``VISUALIZERS['ContiguousSegVisualizer']`` to what :mod:`mmengine_plugin` adds.
 """
 
@@ -10,6 +10,7 @@ from mmengine_plugin import config
 
 from . import score_names  # noqa: F401  (imported for what it registers)
 from .datasets import CheckedADE20KDataset, FolderDataset
+from .dump_results import DumpSegResults
 from .visualizer import ContiguousSegVisualizer
 
-__all__ = ['CheckedADE20KDataset', 'ContiguousSegVisualizer', 'FolderDataset', 'config']
+__all__ = ['CheckedADE20KDataset', 'ContiguousSegVisualizer', 'DumpSegResults', 'FolderDataset', 'config']

@@ -11,56 +11,13 @@ from PIL import Image
 from backbones.errors import UserError, did_you_mean
 from mmengine_plugin.data.checked_samples import CheckedSamples
 
-NO_CLASS = 254  # a label that is refused; no data set has so many classes
+from .color_masks import IGNORED, NO_CLASS, RGB
+from .load_masks import with_masks
+from .pairs import find_pairs
 
 
 class CheckedFolders(CheckedSamples, BaseSegDataset):
-    """mmseg's BaseSegDataset, which checks its folders before training starts."""
-
-    def load_data_list(self) -> list[dict]:
-        """List the images and their label maps.
-
-        Returns:
-            One dict for each image, as mmseg makes it.
-
-        Raises:
-            UserError: If a folder is missing, holds no image, holds images that ``img_suffix`` leaves out, or lacks the
-                label map of an image.
-        """
-        if self.backend_args is not None:  # the files may be on another machine
-            return super().load_data_list()
-        folders = {what: self.data_prefix.get(what) for what in ('img_path', 'seg_map_path')}
-        for what, folder in folders.items():
-            if folder and not Path(folder).is_dir():
-                raise UserError(
-                    f'{what} {folder} is not there (seen from {Path.cwd()}): put or link the data to {self.data_root}, '
-                    'or set data_root in the data loaders of the config; docs/data.md shows the layout'
-                )
-        data_list = super().load_data_list()
-        if not self.ann_file:  # a list of images would leave out other files on purpose
-            readable = Image.registered_extensions()
-            others = [
-                name
-                for name in list_dir_or_file(folders['img_path'], list_dir=False, recursive=True)
-                if not name.endswith(self.img_suffix) and Path(name).suffix.lower() in readable
-            ]
-            if others or not data_list:
-                first = f', the first is {others[0]}' if others else ''
-                raise UserError(
-                    f'{folders["img_path"]} holds {len(data_list)} images that end in {self.img_suffix!r} and '
-                    f'{len(others)} others{first}: set img_suffix in the data loaders to the one ending of all images; '
-                    'upper and lower case matter'
-                )
-        if folders['seg_map_path']:
-            files = set(list_dir_or_file(folders['seg_map_path'], recursive=True))
-            names = [str(Path(d['seg_map_path']).relative_to(folders['seg_map_path'])) for d in data_list]
-            missing = [name for name in names if name not in files]
-            if missing:
-                raise UserError(
-                    f'{folders["seg_map_path"]} lacks the label maps of {len(missing)} of {len(data_list)} images, '
-                    f'the first is {missing[0]}'
-                )
-        return data_list
+    """mmseg's BaseSegDataset, which checks each label map that it loads."""
 
     def refuse_sample(self, info: Mapping, sample: Mapping) -> None:
         """Refuse a label map if its size is not that of its image, or if it has labels that belong to no class."""
@@ -112,28 +69,119 @@ class CheckedADE20KDataset(CheckedFolders, ADE20KDataset):
             raise UserError(f'metainfo: ADE20K has no class {", ".join(unknown[:4])}')
         return super().get_label_map(new_classes)
 
+    def load_data_list(self) -> list[dict]:
+        """List the images and their label maps.
+
+        Returns:
+            One dict for each image, as mmseg makes it.
+
+        Raises:
+            UserError: If a folder is missing, holds no image, holds images that ``img_suffix`` leaves out, or lacks the
+                label map of an image.
+        """
+        if self.backend_args is not None:  # the files may be on another machine
+            return super().load_data_list()
+        folders = {what: self.data_prefix.get(what) for what in ('img_path', 'seg_map_path')}
+        for what, folder in folders.items():
+            if folder and not Path(folder).is_dir():
+                raise UserError(
+                    f'{what} {folder} is not there (seen from {Path.cwd()}): put or link the data to {self.data_root}, '
+                    'or set data_root in the data loaders of the config; docs/data.md shows the layout'
+                )
+        data_list = super().load_data_list()
+        if not self.ann_file:  # a list of images would leave out other files on purpose
+            readable = Image.registered_extensions()
+            others = [
+                name
+                for name in list_dir_or_file(folders['img_path'], list_dir=False, recursive=True)
+                if not name.endswith(self.img_suffix) and Path(name).suffix.lower() in readable
+            ]
+            if others or not data_list:
+                first = f', the first is {others[0]}' if others else ''
+                raise UserError(
+                    f'{folders["img_path"]} holds {len(data_list)} images that end in {self.img_suffix!r} and '
+                    f'{len(others)} others{first}: set img_suffix in the data loaders to the one ending of all images; '
+                    'upper and lower case matter'
+                )
+        if folders['seg_map_path']:
+            files = set(list_dir_or_file(folders['seg_map_path'], recursive=True))
+            names = [str(Path(d['seg_map_path']).relative_to(folders['seg_map_path'])) for d in data_list]
+            missing = [name for name in names if name not in files]
+            if missing:
+                raise UserError(
+                    f'{folders["seg_map_path"]} lacks the label maps of {len(missing)} of {len(data_list)} images, '
+                    f'the first is {missing[0]}'
+                )
+        return data_list
+
 
 @DATASETS.register_module()
 class FolderDataset(CheckedFolders):
     """Your own images and masks: ``<data_prefix.img_path>/a.jpg`` and ``<data_prefix.seg_map_path>/a.png``.
 
-    Masks have one channel, or a palette. Each pixel holds the index of its class, or one of ``values``.
+    Both may be the same folder, and both may have subfolders. Masks have one channel, a palette, or colours. Each pixel
+    holds the index of its class, or one of ``values``. :func:`~mmseg_plugin.pairs.find_pairs` says how masks are found.
 
     Args:
-        *args: Arguments of BaseSegDataset.
+        img_suffix: End of the names of images, or a tuple of them, such as ``'_sat.jpg'``. If ``None``, all images are
+            used that end in one of torchvision's ``IMG_EXTENSIONS``.
+        seg_map_suffix: The same for masks. If ``None``, masks may have any format without losses.
         values: The pixel value of each class, in the order of ``metainfo['classes']``, for example ``(0, 255)`` for
-            black and white masks. If ``None``, the pixels hold the indices of the classes.
+            black and white masks, or ``((0, 0, 0), (220, 40, 40))`` for masks with a colour (red, green, blue) for each
+            class. If ``None``, the pixels hold the indices of the classes.
+        ignored_values: Pixel values or colours that belong to no class. Losses and scores leave these pixels out. In
+            masks without colours, 255 is one of them unless ``values`` has it.
         skip_bad_samples: If true, a training sample that cannot be used is left out, and another one takes its place.
             If false, and always in validation and tests, the first such sample stops the run.
+        pipeline: Transforms. LoadAnnotations is replaced by :class:`~mmseg_plugin.load_masks.LoadMasks`.
         **kwargs: Arguments of BaseSegDataset.
 
     Raises:
-        UserError: If there are no class names, or if their number is not the number of values.
+        UserError: If there are no class names, if their number is not the number of values, or if an image has no mask.
     """
 
-    def __init__(self, *args, values: Sequence[int] | None = None, **kwargs) -> None:
-        self.values = values
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        *,
+        img_suffix: str | Sequence[str] | None = None,
+        seg_map_suffix: str | Sequence[str] | None = None,
+        values: Sequence[int] | Sequence[RGB] | None = None,
+        ignored_values: Sequence[int] | Sequence[RGB] = (),
+        pipeline: Sequence = (),
+        **kwargs,
+    ) -> None:
+        self.values, self.ignored_values = values, ignored_values
+        if self.has_colors:
+            pipeline = with_masks(pipeline, colors=values, ignored=ignored_values)
+        else:
+            pipeline = with_masks(pipeline)
+        suffixes = dict(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix)
+        super().__init__(**suffixes, pipeline=pipeline, **kwargs)
+
+    @property
+    def has_colors(self) -> bool:
+        """Whether ``values`` are colours."""
+        return isinstance(self.values, Sequence) and any(isinstance(value, Sequence) for value in self.values)
+
+    def load_data_list(self) -> list[dict]:
+        """List the images and their masks.
+
+        Returns:
+            One dict for each image, as mmseg makes it.
+
+        Raises:
+            UserError: If a folder is missing or holds no image, or if an image has no mask.
+        """
+        pairs = find_pairs(self)
+        if pairs.problems:
+            first = pairs.problems[0]
+            alike = sum(problem.kind == first.kind for problem in pairs.problems) - 1
+            raise UserError(f'{first}{f" ({alike} more of this kind)" if alike else ""}')
+        common = dict(label_map=self.label_map, reduce_zero_label=self.reduce_zero_label)
+        return [
+            dict(img_path=image, **({} if mask is None else dict(seg_map_path=mask)), **common, seg_fields=[])
+            for image, mask in pairs.files
+        ]
 
     def _strange_label(self, path: str, label: int, classes: int) -> str:
         if self.values is None:
@@ -144,18 +192,44 @@ class FolderDataset(CheckedFolders):
         )
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, int] | None:
-        """The class indices by pixel value; ``None`` if the pixels hold the indices."""
+        """The class indices by pixel value; ``None`` if the pixels hold the indices, or colours."""
         if not new_classes or isinstance(new_classes, str):
             raise UserError(
                 f"metainfo: classes={new_classes!r} must name the classes: metainfo=dict(classes=('a', 'b'))"
             )
-        if self.values is None:
+        if self.values is None and not self.ignored_values:
             return None
-        distinct = isinstance(self.values, Sequence) and len(set(self.values)) == len(self.values)
-        if not distinct or len(self.values) != len(new_classes):
-            raise UserError(f'values={self.values} must be one pixel value for each of the classes {new_classes}')
         if self.reduce_zero_label:
             raise UserError('reduce_zero_label and values exclude each other: leave out reduce_zero_label')
+        values = range(len(new_classes)) if self.values is None else self.values
+        self._check_values(values, new_classes)
+        if self.has_colors:
+            return None  # LoadMasks turns colours into labels
         # mmseg leaves other values as they are: one that is the index of a class would be taken for this class
         label_map = dict.fromkeys(range(len(new_classes)), NO_CLASS)
-        return label_map | {value: index for index, value in enumerate(self.values)}
+        label_map |= {value: index for index, value in enumerate(values)}
+        return label_map | dict.fromkeys(self.ignored_values, IGNORED)
+
+    def _check_values(self, values: object, classes: Sequence[str]) -> None:
+        """Refuse values that are not one number for each class, or one colour for each class."""
+        what = 'colour (red, green, blue)' if self.has_colors else 'pixel value'
+        known = _is_color if self.has_colors else _is_number
+        distinct = (
+            isinstance(values, Sequence) and all(map(known, values)) and len(set(map(str, values))) == len(values)
+        )
+        if not distinct or len(values) != len(classes):
+            raise UserError(f'values={values} must be one {what} for each of the classes {classes}')
+        ignored = self.ignored_values
+        if not isinstance(ignored, Sequence) or not all(map(known, ignored)):
+            raise UserError(f'ignored_values={ignored} must be a list of the same kind as values: one {what} each')
+        both = [value for value in self.values or () if value in ignored]
+        if both:
+            raise UserError(f'{both[0]} is in values and in ignored_values: leave it out of one')
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value <= 255
+
+
+def _is_color(value: object) -> bool:
+    return isinstance(value, Sequence) and len(value) == 3 and all(map(_is_number, value))

@@ -62,13 +62,6 @@ def test_class_names_that_match_nothing(tool, tmp_path, mini_data):
     )
 
 
-def test_classes_in_another_order_than_the_file(tool, tmp_path, mini_data):
-    classes = "metainfo=dict(classes=('donut', 'stop sign', 'sports ball', 'kite', 'banana', 'pizza'))"
-    path = child(tmp_path, f'train_dataloader = dict(dataset=dict({classes}))')
-    done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
-    refuses(done, 'another order', "classes=('stop sign', 'sports ball', 'kite', 'banana', 'pizza', 'donut')")
-
-
 def test_a_data_set_without_any_object(tool, tmp_path, mini_data):
     shutil.copytree(mini_data / 'data', tmp_path / 'data')
     file = tmp_path / 'data/mini/coco/annotations/instances_train2017.json'

@@ -60,6 +60,19 @@ def test_channel_lists_are_the_backbones(name):
         assert cfg.model.auxiliary_head.in_channels == channels[2]
 
 
+def test_the_detector_of_boxes_alone_has_no_mask_head_and_is_inherited_by_name(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text("_base_ = __import__('mmdet_plugin').config('faster_rcnn_mambaout_tiny')\n")
+    cfg = Config.fromfile(path)
+    init_default_scope(cfg.default_scope)
+    model, with_masks = build(cfg), build(load('mask_rcnn_mambaout_tiny'))
+    assert not model.roi_head.with_mask and with_masks.roi_head.with_mask
+    masks = sum(p.numel() for p in with_masks.roi_head.mask_head.parameters())
+    count = sum(p.numel() for p in model.parameters())
+    assert count == sum(p.numel() for p in with_masks.parameters()) - masks
+    assert cfg.default_hooks.checkpoint.save_best == 'coco/bbox_mAP'
+
+
 def test_a_config_elsewhere_inherits_by_path(tmp_path):
     path = tmp_path / 'mine.py'
     path.write_text(f'_base_ = {str(ROOT / "configs/mask_rcnn_mambaout_tiny.py")!r}\ntrain_cfg = dict(max_epochs=3)\n')

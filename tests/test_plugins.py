@@ -32,6 +32,7 @@ COMMON = {
     'OPTIM_WRAPPERS[mmengine.AmpOnCudaOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteOptimWrapper]',
     'OPTIM_WRAPPERS[mmengine.FiniteAmpOptimWrapper]',
+    'OPTIM_WRAPPER_CONSTRUCTORS[mmengine.LayerDecayOptimWrapperConstructor]',
     'LOOPS[mmengine.ResumableEpochLoop]',
     'LOOPS[mmengine.ResumableIterLoop]',
     'DATASETS[mmengine.SeededDataset]',
@@ -52,12 +53,17 @@ COMMON = {
 @pytest.mark.parametrize(
     ('plugin', 'own'),
     [
-        ('mmdet_plugin', {'DATASETS[mmdet.CheckedCocoDataset]', 'METRICS[mmdet.FastCocoMetric]'}),
+        ('mmdet_plugin', {
+                'DATASETS[mmdet.CheckedCocoDataset]',
+                'METRICS[mmdet.FastCocoMetric]',
+                'MODELS[mmdet.MultiChannelDetDataPreprocessor]',
+            }),
         (
             'mmseg_plugin',
             {
                 'DATASETS[mmseg.CheckedADE20KDataset]',
                 'DATASETS[mmseg.FolderDataset]',
+                'METRICS[mmseg.DumpSegResults]',
                 'VISUALIZERS[mmseg.ContiguousSegVisualizer]',
             },
         ),

@@ -290,3 +290,19 @@ def test_vmambas_own_recipe_exempts_parameters_with_norm_in_their_official_names
     official = {name: torch.empty(shape, device='meta') for name, shape in shapes.items()}
     exempt = {f'backbone.{ours}' for name in official if 'norm' in name for ours in our_names({name: official[name]})}
     assert {name for name, decay in found.items() if not decay} == exempt
+
+
+def test_faster_rcnn_is_mask_rcnn_without_masks():
+    """Its settings are those of Mask R-CNN, apart from these."""
+    masks, boxes = (settings(ROOT / f'configs/{name}_mambaout_tiny.py') for name in ('mask_rcnn', 'faster_rcnn'))
+    changed = {key for key in masks.keys() | boxes.keys() if masks.get(key, ABSENT) != boxes.get(key, ABSENT)}
+    heads = {
+        key for key in changed if key.startswith(('model.roi_head.mask_head', 'model.roi_head.mask_roi_extractor'))
+    }
+    assert boxes['model.type'] == 'FasterRCNN' and 'model.type' in changed and len(heads) > 5
+    assert boxes['model.roi_head.mask_head'] is boxes['model.roi_head.mask_roi_extractor'] is None
+    pipelines = {f'{split}_dataloader.dataset.pipeline' for split in ('train', 'val', 'test')}
+    loading = {key for key in changed if key.startswith(tuple(pipelines))}
+    assert {key.split('.')[-1] for key in loading} == {'with_mask', 'backend_args'}  # backend_args is None in both
+    assert changed - heads - loading == {'model.type', 'val_evaluator.metric', 'test_evaluator.metric'}
+    assert boxes['val_evaluator.metric'] == boxes['test_evaluator.metric'] == 'bbox'

@@ -4,7 +4,8 @@
     python tools/check_dataset.py configs/mask_rcnn_mambaout_tiny.py --json problems.json
 
 Each problem is listed with its file and its fix. The exit code is 1 if there is a problem. A picture shows samples with
-their labels as the training pipeline makes them: look at it to find what a program cannot see.
+their labels as the training pipeline makes them: look at it to find what a program cannot see. With --fix FOLDER, a
+mended copy of each annotation file that can be mended is written, and the settings that use it are printed.
 """
 
 import doctor  # noqa: F401  (says what to type if an import below fails)
@@ -22,6 +23,7 @@ from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.cli.arguments import config_parser
 from mmengine_plugin.cli.configs import load_config
 from mmengine_plugin.cli.error_messages import run
+from mmengine_plugin.data.class_lists import class_list_problems
 from mmengine_plugin.data.image_checks import Problem
 from mmengine_plugin.inference.drawing import draw_samples
 
@@ -30,6 +32,7 @@ LISTED = 3  # problems of each kind in the table; --json has all
 
 def main() -> None:
     parser = config_parser(__doc__)
+    parser.add_argument('--fix', metavar='FOLDER', help='write mended copies of annotation files to this folder')
     parser.add_argument('--json', help='write all problems to this file')
     parser.add_argument('--sheet', help='picture of samples (default: samples.png in the work directory)')
     args = parser.parse_args()
@@ -40,6 +43,8 @@ def main() -> None:
         raise UserError(f'{args.config} has no train_dataloader of mmdet or mmseg: there is no data to check')
     init_default_scope(cfg.default_scope)
     problems = find_problems(cfg)
+    if args.fix:
+        fix(cfg, args.fix)
     sheet = args.sheet or Path(cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}', 'samples.png')
     try:
         draw_samples(cfg, sheet)
@@ -59,21 +64,38 @@ def main() -> None:
 
 def find_problems(cfg: Config) -> list[Problem]:
     """Find the problems of all data sets in a config's data loaders; each set is read once."""
+    datasets, problems = [], []
+    for key, config in data_configs(cfg):
+        try:
+            datasets.append(DATASETS.build(dict(config, lazy_init=True)))
+        except UserError as error:
+            problems.append(Problem(cfg.filename, f'refused {key}', str(error), 'change the config'))
     check = importlib.import_module(f'{cfg.default_scope}_plugin.check_dataset').check
-    configs, datasets, problems = [], [], []
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        if not cfg.get(name):
-            continue
-        for config in leaves(cfg[name].dataset):
-            if config in configs:  # the test set is often the validation set
-                continue
-            configs.append(config)
-            try:
-                datasets.append(DATASETS.build(dict(config, lazy_init=True)))
-            except UserError as error:
-                problems.append(Problem(cfg.filename, f'refused {name}', str(error), 'change the config'))
     problems += check(datasets)
+    for message in class_list_problems(cfg):
+        problems.append(Problem(cfg.filename, 'different lists of classes', message, 'write the same list everywhere'))
     return list(dict.fromkeys(problems))  # data sets that share files have the same problems
+
+
+def fix(cfg: Config, folder: str) -> None:
+    """Write mended copies of annotation files, and print the settings that use them."""
+    if cfg.default_scope == 'mmseg':
+        print('--fix mends annotation files of detection; tools/convert_dataset.py mends label maps')
+        return
+    from mmdet_plugin.mending import print_settings, write_mended
+
+    datasets = [DATASETS.build(dict(config, lazy_init=True)) for _, config in data_configs(cfg)]
+    print_settings(cfg, write_mended(datasets, folder))
+
+
+def data_configs(cfg: Config) -> list[tuple[str, dict]]:
+    """The data sets of all data loaders, each once, with the name of its data loader."""
+    found: list[tuple[str, dict]] = []
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for config in leaves(cfg[key].dataset) if cfg.get(key) else []:
+            if config not in [other for _, other in found]:  # the test set is often the validation set
+                found.append((key, config))
+    return found
 
 
 def leaves(config: dict) -> list[dict]:

@@ -28,13 +28,20 @@ def main() -> None:
     parser.add_argument(
         '--score-thr', type=float, default=0.3, help='leave out detections with a lower score (default: 0.3)'
     )
+    parser.add_argument(
+        '--tile',
+        type=int,
+        help='predict images in overlapping tiles of N x N of their pixels, 0: whole (default: 1024 for images of more '
+        'than 2**26 pixels)',
+        metavar='N',
+    )
     parser.add_argument('--device', help='for example cpu or cuda:1 (default: a GPU if there is one)')
     args = parser.parse_args()
     images = find_images(args.images, args.out_dir)  # before the model is loaded, which takes longer
     if args.trust_checkpoint:
         trust_checkpoints()
     predictor = Predictor(args.config, args.checkpoint, args.device, args.cfg_options)
-    predictor(images, args.out_dir, args.batch_size, args.score_thr)
+    predictor(images, args.out_dir, args.batch_size, args.score_thr, args.tile)
     print(f'{len(images)} images: {args.out_dir}/predictions.json, pictures in {args.out_dir}/pictures')
 
 

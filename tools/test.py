@@ -40,7 +40,7 @@ def main() -> None:
     if args.out:
         if not args.out.endswith(('.pkl', '.pickle')):
             raise UserError(f'--out {args.out}: the name must end with .pkl or .pickle')
-        dump = dict(type='DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpResults', out_file_path=args.out)
+        dump = dict(type='DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpSegResults', out_file_path=args.out)
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dump]
     runner = Runner.from_cfg(cfg)

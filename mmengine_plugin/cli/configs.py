@@ -10,15 +10,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import FUNCTIONS, MODELS
 from mmengine.runner import Runner
 
 from backbones.errors import UserError, did_you_mean
 from backbones.safe_checkpoint import trust_checkpoints
 
 from ..atomic_files import make_folder
+from ..data.class_lists import concatenation_problems, let_parts_lack_classes
+from ..data.image_channels import check_channels
 from .cfg_options import check_option
+from .config_checks import (
+    check_constructor,
+    check_functions,
+    check_loaders,
+    check_loop,
+    has_our_backbone,
+    refuse_sharding,
+)
 from .launching import RANK_VARIABLES, join_processes
+from .sliding_window import complete_sliding_window
 
 
 def load_config(path: str, options: Mapping[str, object]) -> Config:
@@ -33,7 +43,8 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
 
     Raises:
         UserError: If the file or one of its bases does not exist or cannot be read, if the model's backbone is ours
-            and the config does not import our plugin, or if an option names a key that does not exist.
+            and the config does not import our plugin, if an option names a key that does not exist, if the settings
+            of a sliding window cannot be used, or if settings disagree about the channels of the images.
     """
     if Path(path).is_dir():
         raise UserError(f'{path} is a folder: name a config file in it')
@@ -72,6 +83,9 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
         cfg.merge_from_dict(options)
     except TypeError as error:
         raise UserError(f'--cfg-options {" ".join(options)}: {str(error).split(". ")[0]}') from error
+    complete_sliding_window(cfg)
+    let_parts_lack_classes(cfg)
+    check_channels(cfg)
     return cfg
 
 
@@ -96,8 +110,10 @@ def load_run(args: argparse.Namespace) -> Config:
     if args.trust_checkpoint:
         trust_checkpoints()
     cfg = load_config(args.config, args.cfg_options)
-    check_functions(cfg)
-    refuse_sharding(cfg)
+    for check in (check_functions, check_constructor, check_loaders, check_loop, refuse_sharding):
+        check(cfg)
+    for problem in concatenation_problems(cfg):  # before upstream's ConcatDataset fails on it
+        raise UserError(problem)
     hooks = list(cfg.get('custom_hooks') or [])
     # a config's own list of hooks replaces that of its base
     for name in ('StrictLoadHook', 'ResumeHook', 'CheckRunHook'):
@@ -119,55 +135,11 @@ def check_plugin(cfg: Config) -> None:
         UserError: If it does not; the message has the line to add.
     """
     backbone = cfg.model.get('backbone', {}).get('type')
-    ours = backbone and getattr(MODELS.get(backbone), '__module__', '').startswith('backbones.')
-    if ours and 'mmdet_plugin' not in sys.modules and 'mmseg_plugin' not in sys.modules:
+    if has_our_backbone(cfg) and 'mmdet_plugin' not in sys.modules and 'mmseg_plugin' not in sys.modules:
         plugin = 'mmseg_plugin' if cfg.default_scope == 'mmseg' else 'mmdet_plugin'
         raise UserError(
             f"{cfg.filename}: {backbone} is not registered: add custom_imports = dict(imports=['{plugin}'], "
             "allow_failed_imports=False). A config's custom_imports replaces that of its base: list all imports there"
-        )
-
-
-def check_functions(cfg: Config) -> None:
-    """Check that the functions that the data loaders name are registered; mmengine ends in an assertion.
-
-    Raises:
-        UserError: If one is not; it names the nearest one.
-    """
-    for split in ('train', 'val', 'test'):
-        loader = cfg.get(f'{split}_dataloader') or {}
-        for key in ('worker_init_fn', 'collate_fn'):
-            name = (loader.get(key) or {}).get('type')
-            if isinstance(name, str) and FUNCTIONS.get(name) is None:
-                raise UserError(
-                    f'{split}_dataloader.{key}.type={name} is not registered in FUNCTIONS'
-                    f'{did_you_mean(name, FUNCTIONS.module_dict)}'
-                )
-
-
-def refuse_sharding(cfg: Config) -> None:
-    """Refuse a config that asks for FSDP or for mmengine's FlexibleRunner.
-
-    With FSDP, each process would save its own part of the weights, and no checkpoint would be whole. The hooks
-    and loops here are for mmengine's Runner.
-
-    Raises:
-        UserError: If ``runner_type`` is not ``'Runner'``, if there is a ``strategy``, or if ``model_wrapper_cfg`` is
-            that of FSDP.
-    """
-    found = []
-    if cfg.get('runner_type', 'Runner') != 'Runner':
-        found.append(f'runner_type={cfg.runner_type}')
-    if cfg.get('strategy'):
-        found.append('strategy')
-    if (cfg.get('model_wrapper_cfg') or {}).get('type') == 'MMFullyShardedDataParallel':
-        found.append('model_wrapper_cfg.type=MMFullyShardedDataParallel')
-    if found:
-        raise UserError(
-            f"{cfg.filename}: {' and '.join(found)} cannot be used: only mmengine's Runner is supported, and with FSDP "
-            'each process would save only its own part of the weights. Remove it: several processes train by DDP. To '
-            'save memory, set '
-            'optim_wrapper.accumulative_counts and model.backbone.with_cp=True'
         )
 
 

@@ -54,8 +54,8 @@ class CheckedSamples:
         info = self.get_data_info(idx)
         try:
             sample = super().prepare_data(idx)
-            if sample is not None and 'data_samples' in sample:
-                self.refuse_sample(info, sample)
+            for view in _views(sample):
+                self.refuse_sample(info, view)
             return sample
         except Exception as error:
             paths = filter(None, (info['img_path'], info.get('seg_map_path')))
@@ -81,7 +81,8 @@ class CheckedSamples:
 
         Args:
             info: Entry of the sample in the data list.
-            sample: What the pipeline returned: ``inputs`` and ``data_samples``.
+            sample: What the pipeline returned: ``inputs`` and ``data_samples``. With test-time augmentation, this
+                method is called for each view of the image.
 
         Raises:
             UserError: If image and labels do not fit each other.
@@ -115,6 +116,20 @@ class SkippedSamplesHook(Hook):
                 runner.logger.warning(
                     f'{len(skipped)} of {len(dataset)} training samples could not be used and were left out:\n  {paths}'
                 )
+
+
+def _views(sample: Mapping | None) -> Iterator[dict]:
+    """The packed images of a sample: one, or several with test-time augmentation or in branches."""
+    if sample is None or 'data_samples' not in sample:
+        return
+    inputs, packed = sample['inputs'], sample['data_samples']
+    if isinstance(packed, Mapping):  # mmdet's MultiBranch
+        inputs, packed = list(inputs.values()), list(packed.values())
+    if not isinstance(packed, list):
+        inputs, packed = [inputs], [packed]
+    for image, data_sample in zip(inputs, packed, strict=True):
+        if data_sample is not None:  # a branch that the sample does not take
+            yield dict(inputs=image, data_samples=data_sample)
 
 
 def _checked_sets(dataset: object) -> Iterator[CheckedSamples]:

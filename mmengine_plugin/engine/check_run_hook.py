@@ -18,8 +18,11 @@ from torch.utils.data import Dataset
 from backbones.errors import UserError, did_you_mean
 
 from ..compat.private_names import training_loop
+from ..data.image_channels import check_first_image
 from .batch_norms import check_batch_norms
+from .first_sample import check_first_sample, check_label_map
 from .map_channels import check_map_channels
+from .test_time_augmentation import check_test_time_augmentation
 
 
 @HOOKS.register_module()
@@ -27,8 +30,8 @@ class CheckRunHook(Hook):
     """Refuses a run that would fail late, and warns if the schedule and the run differ in length.
 
     Before a training, it checks the channels of the neck and the heads, the number of images that batch norms see, the
-    annotation file of the validation, and the scores by which checkpoints are chosen. Before a validation or a test, it
-    checks the annotation file.
+    pipelines on one sample each, the annotation file of the validation, and the scores by which checkpoints are chosen.
+    Before a validation or a test, it checks the annotation file.
 
     Raises:
         UserError: If a check fails; the message names the setting and its right value.
@@ -44,18 +47,29 @@ class CheckRunHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         check_map_channels(model, runner.cfg)
         check_batch_norms(model, loop, runner.cfg)
+        check_first_image(model, loop.dataloader.dataset)
+        check_first_sample(loop.dataloader.dataset, 'train_dataloader.dataset')
         if runner.val_loop is not None:
+            check_first_image(model, runner.val_dataloader.dataset)
+            sample = check_first_sample(runner.val_dataloader.dataset, 'val_dataloader.dataset')
+            check_label_map(sample, runner.val_evaluator.metrics)
             check_annotation_file(runner.cfg, 'val', runner.val_dataloader.dataset)
+            check_class_numbers(runner, 'val')
             check_monitored_scores(runner)
+        check_class_numbers(runner, 'train')
         warn_of_schedule(runner, loop)
 
     def before_val(self, runner: Runner) -> None:
         """Check the annotation file of the validation."""
         check_annotation_file(runner.cfg, 'val', runner.val_dataloader.dataset)
+        check_class_numbers(runner, 'val')
 
     def before_test(self, runner: Runner) -> None:
-        """Check the annotation file of the test."""
+        """Check the annotation file of the test, the channels of its images, and the test-time augmentation."""
+        check_first_image(runner.model, runner.test_dataloader.dataset)
         check_annotation_file(runner.cfg, 'test', runner.test_dataloader.dataset)
+        check_class_numbers(runner, 'test')
+        check_test_time_augmentation(runner.model)
 
 
 def check_annotation_file(cfg: Config, split: str, dataset: Dataset) -> None:
@@ -82,6 +96,40 @@ def check_annotation_file(cfg: Config, split: str, dataset: Dataset) -> None:
         f'{key}.ann_file is {of_metric}, but the images of {split}_dataloader are those of {of_data}: set '
         f'{key}.ann_file={of_data}, or dataset.ann_file in {split}_dataloader'
     )
+
+
+def check_class_numbers(runner: Runner, split: str) -> None:
+    """Check that the data set and the metrics of a split number the classes alike.
+
+    Args:
+        runner: The run.
+        split: ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        UserError: If one of them numbers classes in another order than ``metainfo.classes``.
+    """
+    dataset = getattr(runner, f'{split}_dataloader').dataset
+    class_order(dataset, f'{split}_dataloader.dataset', getattr(dataset, 'ann_file', None))
+    if split != 'train':
+        settings = _numbered(f'{split}_evaluator', runner.cfg.get(f'{split}_evaluator'))
+        for (key, setting), metric in zip(settings, getattr(runner, f'{split}_evaluator').metrics, strict=False):
+            class_order(metric, key, setting.get('ann_file') if isinstance(setting, Mapping) else None)
+
+
+@functools.singledispatch
+def class_order(part: object, key: str, ann_file: str | None) -> None:
+    """Refuse a data set or a metric that numbers classes otherwise than ``metainfo.classes``.
+
+    The plugins register implementations for types of mmdet.
+
+    Args:
+        part: A data set, or a metric that has its ``dataset_meta``.
+        key: Its key in the config, for the message.
+        ann_file: Its annotation file.
+
+    Raises:
+        UserError: If it numbers them otherwise.
+    """
 
 
 @functools.singledispatch

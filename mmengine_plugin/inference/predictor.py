@@ -15,14 +15,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from mmengine.dataset import Compose, pseudo_collate
+from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
-from mmengine.structures import BaseDataElement
 from PIL import Image
-from pycocotools import mask as rle
-from rich.progress import track
+from rich.progress import Progress
 
 from backbones.errors import UserError
 from backbones.weights import refuse_mismatch
@@ -30,9 +28,16 @@ from backbones.weights import refuse_mismatch
 from ..atomic_files import atomic_file, write_json
 from ..cli.configs import load_config
 from ..data.classes import check_num_classes
+from ..data.image_channels import check_image_channels
 from ..engine.strict_load_hook import names_in_model, without_module
-from .drawing import draw_instances, draw_segments
-from .images import find_images, png_names, read_image
+from .collecting import Detections, LabelMap
+from .images import find_images, png_names, read_image, rgb_picture
+from .overlays import draw_detections, draw_labels
+from .pipeline import Input, InputPipeline
+from .run_lengths import to_coco
+from .tiles import check_side, tiles_of
+
+LONGEST_PICTURE = 4096  # pixels; pictures of larger images are scaled down
 
 
 class Predictor:
@@ -81,17 +86,8 @@ class Predictor:
             palette = np.random.RandomState(42).randint(0, 256, (len(self.classes), 3)).tolist()
         self.palette = [tuple(color) for color in palette]
 
-        steps = [dict(step) for step in data.pipeline if 'Annotations' not in str(step.type)]
-        for step in steps:
-            if 'LoadImageFromFile' in str(step['type']):
-                step['type'] = f'{cfg.default_scope}.LoadImageFromNDArray'
-        self.pipeline = Compose(steps)
-        self.visualizer = None
-        if cfg.default_scope == 'mmdet':
-            from mmdet.visualization import DetLocalVisualizer  # here, since segmentation runs without mmdet
-
-            self.visualizer = DetLocalVisualizer()
-            self.visualizer.dataset_meta = dict(classes=self.classes, palette=self.palette)
+        self.pipeline = InputPipeline(data.pipeline, str(config))
+        self.is_detector = cfg.default_scope == 'mmdet'
 
     def __call__(
         self,
@@ -99,14 +95,17 @@ class Predictor:
         out_dir: str | Path,
         batch_size: int = 1,
         score_thr: float = 0.3,
+        tile: int | None = None,
     ) -> list[dict]:
         """Predict, draw and write.
 
         A detector writes ``predictions.json`` in COCO's results format, ``images.json``, which explains the ids, and
         ``pictures/``. The ids of images and categories count from 1. A segmentor writes ``predictions.json`` with each
         image's label map and the classes' shares of its pixels, ``labels/`` with PNGs of class indices, and
-        ``pictures/``. Boxes, masks, label maps and pictures have the size of the image as viewers show it. Files have
-        the image's path, relative to the common folder of all images.
+        ``pictures/``. Files have the image's path, relative to the common folder of all images.
+
+        Images are loaded by the LoadImageFromFile of the config's test pipeline. Boxes, masks, label maps and pictures
+        have the size and orientation of what it returns. Pictures are scaled down to at most 4096 pixels.
 
         Args:
             images: Files, folders with all files below them, and patterns such as ``'day*/*.jpg'``.
@@ -114,6 +113,9 @@ class Predictor:
             batch_size: Number of images in a forward pass. Only successive images of one input size share a batch, so
                 that no image is padded and its result does not depend on others.
             score_thr: Detections with a lower score are left out.
+            tile: Height and width, in pixels of the image, of the overlapping tiles in which an image is predicted. The
+                test pipeline gets each tile as if it were an image. 0 predicts all images whole. By default, images of
+                more than 2**26 pixels are predicted in tiles of 1024 pixels.
 
         Returns:
             The detections of all images, or one dict for each segmented image, as in ``predictions.json``.
@@ -126,25 +128,28 @@ class Predictor:
             raise UserError(f'batch size {batch_size} must be at least 1')
         if not 0 <= score_thr <= 1:
             raise UserError(f'score threshold {score_thr} must be from 0 to 1')
+        check_side(tile)
         paths, out_dir = find_images(images, out_dir), Path(out_dir)
         names = png_names(paths)
         listed, results, failures = [], [], []
         try:
-            for path, image, sample in self._samples(paths, batch_size, failures):
-                if self.visualizer:
-                    listed.append(dict(id=len(listed) + 1, file_name=path, width=image.width, height=image.height))
-                    picture, found = self._instances(image, sample, score_thr)
+            for path, pixels, result in self._results(paths, batch_size, score_thr, tile, failures):
+                picture = rgb_picture(pixels, self.pipeline.loader, LONGEST_PICTURE)
+                height, width = pixels.shape[:2]
+                if isinstance(result, Detections):
+                    listed.append(dict(id=len(listed) + 1, file_name=path, width=width, height=height))
+                    picture, found = self._detections(picture, result)
                     results += [dict(image_id=len(listed), file_name=path) | detection for detection in found]
                 else:
-                    picture, labels, shares = self._segments(image, sample)
+                    picture, shares = self._segments(picture, result)
                     results.append(dict(file_name=path, label_map=f'labels/{names[path]}', shares=shares))
-                    _save(labels, out_dir / 'labels' / names[path])
+                    _save(Image.fromarray(result.labels), out_dir / 'labels' / names[path])
                 _save(picture, out_dir / 'pictures' / names[path])
         finally:  # also if an error or Ctrl-C ends the work
-            if self.visualizer:
+            if self.is_detector:
                 categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
                 write_json(out_dir / 'images.json', dict(images=listed, categories=categories, annotations=[]))
-            written = results if self.visualizer else dict(classes=self.classes, images=results)
+            written = results if self.is_detector else dict(classes=self.classes, images=results)
             write_json(out_dir / 'predictions.json', written)
         if failures:
             raise UserError(
@@ -153,58 +158,77 @@ class Predictor:
             )
         return results
 
-    def _samples(
-        self, paths: list[str], batch_size: int, failures: list[str]
-    ) -> Iterator[tuple[str, Image.Image, BaseDataElement]]:
-        """Yield path, image and prediction in order; add images that fail to ``failures``, each with its reason."""
+    def _results(
+        self, paths: list[str], batch_size: int, score_thr: float, side: int | None, failures: list[str]
+    ) -> Iterator[tuple[str, np.ndarray, Detections | LabelMap]]:
+        """Yield path, pixels and prediction in order; add images that fail to ``failures``, each with its reason."""
+        with Progress() as progress:
+            inputs = self._inputs(paths, score_thr, side, failures, progress)
+            for _, same_size in groupby(inputs, key=lambda item: item.data['inputs'].shape):
+                while batch := list(islice(same_size, batch_size)):
+                    with torch.no_grad():
+                        samples = self.model.test_step(pseudo_collate([item.data for item in batch]))
+                    for item, sample in zip(batch, samples, strict=True):
+                        item.result.add(item.tile, sample)
+                        if item.is_last:
+                            yield item.path, item.pixels, item.result
 
-        def prepared() -> Iterator[tuple[str, Image.Image, dict]]:
-            for path in track(paths, description='predicting'):
-                try:
-                    image = read_image(path)
-                    pixels = np.ascontiguousarray(np.asarray(image)[..., ::-1])  # BGR, as OpenCV loads for training
-                    data = self.pipeline(dict(img=pixels, img_path=path))
-                except UserError as error:
-                    failures.append(f'{path}: {error}')
-                except cv2.error as error:  # a very elongated image, one side of which is resized to 0
-                    failures.append(f'{path}: {image.width} x {image.height} pixels cannot be resized [{error.err}]')
-                else:
-                    yield path, image, data
+    def _inputs(
+        self, paths: list[str], score_thr: float, side: int | None, failures: list[str], progress: Progress
+    ) -> Iterator[Input]:
+        """Yield the tiles of all images as inputs of the model."""
+        for path in progress.track(paths, description='predicting'):
+            try:
+                pixels = read_image(path, self.pipeline.loader)
+                check_image_channels(self.model, pixels)
+                height, width = pixels.shape[:2]
+                tiles = tiles_of(height, width, side)
+                result = (
+                    Detections(height, width, score_thr)
+                    if self.is_detector
+                    else LabelMap(height, width, len(self.classes))
+                )
+                if len(tiles) > 1:
+                    left, top, right, bottom = tiles[0].box
+                    progress.console.print(
+                        f'{path}: {width} x {height} pixels are predicted in {len(tiles)} tiles of {right - left} x '
+                        f'{bottom - top} pixels; --tile 0 predicts the image whole',
+                        markup=False,
+                        highlight=False,
+                        soft_wrap=True,
+                    )
+                task = progress.add_task('tiles', total=len(tiles), visible=len(tiles) > 1)
+                for tile in tiles:
+                    yield Input(
+                        path, pixels, tile, tile is tiles[-1], result, self.pipeline.data_of(path, pixels, tile)
+                    )
+                    progress.advance(task)
+                progress.remove_task(task)
+            except UserError as error:
+                failures.append(f'{path}: {error}')
+            except cv2.error as error:  # a very elongated image, one side of which is resized to 0
+                failures.append(f'{path}: {width} x {height} pixels cannot be resized [{error.err}]')
 
-        for _, same_size in groupby(prepared(), key=lambda item: item[2]['inputs'].shape):
-            while batch := list(islice(same_size, batch_size)):
-                files, images, data = zip(*batch, strict=True)
-                with torch.no_grad():
-                    samples = self.model.test_step(pseudo_collate(data))
-                yield from zip(files, images, samples, strict=True)
-
-    def _instances(
-        self, image: Image.Image, sample: BaseDataElement, score_thr: float
-    ) -> tuple[Image.Image, list[dict]]:
+    def _detections(self, picture: Image.Image, result: Detections) -> tuple[Image.Image, list[dict]]:
         """The picture of a detector's prediction, and the prediction in COCO's results format."""
-        found = sample.pred_instances.cpu()
-        sample.pred_instances = found = found[found.scores >= score_thr]
-        picture = draw_instances(image, sample, self.visualizer)
+        found, shape = result.merged(), (result.height, result.width)
         entries = []
         for one in found:
-            (x1, y1, x2, y2), label = one.bboxes[0].tolist(), int(one.labels)
-            entry = dict(category_id=label + 1, category_name=self.classes[label], score=float(one.scores))
+            x1, y1, x2, y2 = one.box
+            entry = dict(category_id=one.label + 1, category_name=self.classes[one.label], score=one.score)
             entry['bbox'] = [x1, y1, x2 - x1, y2 - y1]
-            if 'masks' in one:
-                mask = rle.encode(np.asfortranarray(one.masks[0].numpy().astype(np.uint8)))
-                entry['segmentation'] = mask | dict(counts=mask['counts'].decode())
+            if one.runs is not None:
+                entry['segmentation'] = to_coco(one.runs, *shape)
             entries.append(entry)
-        return picture, entries
+        return draw_detections(picture, found, shape, self.classes, self.palette), entries
 
-    def _segments(self, image: Image.Image, sample: BaseDataElement) -> tuple[Image.Image, Image.Image, dict]:
-        """The picture of a segmentor's prediction, the label map, and each class's share of its pixels."""
-        labels = sample.pred_sem_seg.data[0].cpu().numpy()
-        labels = labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16)
-        shares = np.bincount(labels.ravel()) / labels.size
+    def _segments(self, picture: Image.Image, result: LabelMap) -> tuple[Image.Image, dict]:
+        """The picture of a segmentor's prediction, and each class's share of its pixels."""
+        shares = result.shares()
         present = [label for label in np.argsort(-shares) if shares[label]]
         legend = [(self.palette[label], f'{self.classes[label]} {shares[label]:.1%}') for label in present]
-        picture = draw_segments(image, labels, self.palette, legend)
-        return picture, Image.fromarray(labels), {self.classes[label]: round(shares[label], 6) for label in present}
+        picture = draw_labels(picture, result, self.palette, legend)
+        return picture, {self.classes[label]: round(shares[label], 6) for label in present}
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
+import backbones
 from backbones import MambaOut, MambaOutClassifier, UserError
 from backbones.mambaout import ARCHS, our_names
 from backbones.mambaout import authors_names as names_of_the_authors
@@ -343,6 +344,61 @@ def test_a_truncated_file_is_reported_as_damaged(published, tmp_path, suffix, sh
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(UserError, match=f'{path} .* is damaged, cut off or not a checkpoint'):
         read_checkpoint(path)
+
+
+FIRST = dict(MambaOut='stem.conv1', VMamba='stem.0', ViT='patch_embed.proj')  # convolution of each backbone
+
+
+def small(model: str, channels: int, checkpoint: Path | None = None) -> nn.Module:
+    """A backbone for images of a number of channels, with the weights of a file."""
+    sizes = dict(
+        MambaOut=dict(depths=(1, 1), dims=(16, 24)),
+        VMamba=dict(depths=(1, 1), dims=(16, 32)),
+        ViT=dict(dim=24, depth=4, heads=2),
+    )
+    last = 3 if model == 'ViT' else 1
+    init_cfg = checkpoint and dict(type='Pretrained', checkpoint=str(checkpoint))
+    backbone = getattr(backbones, model)(sizes[model], in_channels=channels, out_indices=(last,), init_cfg=init_cfg)
+    if checkpoint:
+        backbone.init_weights()
+    return backbone.eval()
+
+
+@pytest.mark.parametrize('model', FIRST)
+def test_weights_for_rgb_are_adapted_to_other_numbers_of_channels(model, tmp_path):
+    MMLogger.get_instance(f'test_channels_{model}', log_file=str(tmp_path / 'log'))
+    rgb = small(model, 3)
+    torch.save(rgb.state_dict(), path := tmp_path / 'rgb.pth')
+    grey = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = rgb(grey.expand(1, 3, 64, 64))[0]
+        torch.testing.assert_close(small(model, 1, path)(grey)[0], expected)  # a grey image gives the same maps
+    weight = rgb.state_dict()[f'{FIRST[model]}.weight']
+    five = small(model, 5, path).state_dict()
+    repeated = torch.stack([weight[:, i] for i in (0, 1, 2, 0, 1)], dim=1)
+    torch.testing.assert_close(five.pop(f'{FIRST[model]}.weight'), repeated * 3 / 5)
+    assert all(torch.equal(value, rgb.state_dict()[key]) for key, value in five.items())
+    said = (tmp_path / 'log').read_text()
+    assert f'{FIRST[model]}.weight is adapted from 3 to 1 channels: it is summed over them' in said
+    assert f'{FIRST[model]}.weight is adapted from 3 to 5 channels: it is repeated and scaled by 3/5' in said
+
+
+@pytest.mark.parametrize('model', FIRST)
+def test_weights_of_the_same_number_of_channels_stay_and_others_are_refused(model, tmp_path):
+    torch.save((four := small(model, 4)).state_dict(), path := tmp_path / 'four.pth')
+    assert all(torch.equal(value, four.state_dict()[key]) for key, value in small(model, 4, path).state_dict().items())
+    for channels in (3, 5):
+        with pytest.raises(UserError, match=rf'{FIRST[model]}\.weight is \(\d+, 4, .*instead of \(\d+, {channels}, '):
+            small(model, channels, path)
+
+
+def test_published_weights_under_either_naming_are_adapted(published, tmp_path):
+    expected = published['stem.conv1.weight'].sum(dim=1, keepdim=True)
+    for state in (published, authors_names(published)):
+        torch.save(state, path := tmp_path / 'model.pth')
+        model = MambaOut('femto', in_channels=1, init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+        model.init_weights()
+        torch.testing.assert_close(model.stem.conv1.weight.data, expected)
 
 
 def test_a_failed_download_says_what_to_do(hub_cache):

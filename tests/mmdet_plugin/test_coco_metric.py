@@ -96,7 +96,7 @@ def write(path: Path, ids: list, categories: int) -> list[dict]:
     marks = [dict(image_id=i, category_id=k, bbox=[8 * k, 8, 6, 9]) for i in ids for k in range(1, categories + 1)]
     crowds = [mark | dict(bbox=[0, 100, 99, 99], iscrowd=1) for mark in marks]
     content = dict(
-        images=[dict(id=i, height=200, width=200) for i in ids],
+        images=[dict(id=i, file_name=f'{i}.jpg', height=200, width=200) for i in ids],
         categories=[dict(id=k, name=str(k)) for k in range(1, categories + 1)],
         annotations=[dict(id=n, iscrowd=0, area=54) | mark for n, mark in enumerate(marks + crowds, start=1)],
     )
@@ -173,7 +173,7 @@ def test_an_error_in_the_evaluation_leaves_mmdet_unchanged(tmp_path):
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_a_detector_that_finds_nothing_has_no_scores(tmp_path, backend):
     write(tmp_path / 'truth.json', [1], categories=2)
-    assert score(tmp_path / 'truth.json', [], backend=backend) == {}
+    assert score(tmp_path / 'truth.json', [], metric='bbox', backend=backend) == {}
 
 
 def test_an_unknown_backend_is_answered_with_the_nearest():

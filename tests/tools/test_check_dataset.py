@@ -129,13 +129,15 @@ def plant_in_annotations(content: dict) -> Counter:
         ('box outside its image', dict(bbox=[-3, 5, 10, 10])),
         ('object without area', dict(area=0)),
         ('object without a mask', dict(segmentation=[])),
+        ('object without a mask', dict(segmentation=[[1, 1, 9, 9]])),
+        ('object without a mask', dict(segmentation=[[1, 1, 9, 9, 1, 9, 5]])),
+        ('object without a mask', dict(segmentation=[1, 1, 9, 9, 1, 9])),
+        ('object without a mask', dict(segmentation=[[]])),
+        ('object without a mask', dict(segmentation=dict(counts=string))),
         ('crowd with polygons', dict(iscrowd=1, segmentation=polygons)),
-        ('invalid polygon', dict(segmentation=[[1, 1, 9, 9]])),
-        ('invalid polygon', dict(segmentation=[[1, 1, 9, 9, 1, 9, 5]])),
-        ('invalid polygon', dict(segmentation=[1, 1, 9, 9, 1, 9])),
-        ('invalid polygon', dict(segmentation=[[]])),
+        ('invalid polygon', dict(segmentation=[*polygons, [1, 1, 9, 9]])),
         ('polygons that do not fit their box', dict(segmentation=[[0.1, 0.1, 0.6, 0.1, 0.6, 0.5]])),
-        ('entry of the wrong type', dict(id=[1])),
+        ('entry of the wrong type', dict(image_id=[1])),
         ('entry of the wrong type', dict(category_id=dict())),
         ('entry of the wrong type', dict(iscrowd='0')),
         ('invalid run-length mask', dict(segmentation=dict(size=[height, width], counts=string[:-1]))),
@@ -143,14 +145,16 @@ def plant_in_annotations(content: dict) -> Counter:
         ('invalid run-length mask', dict(segmentation=dict(size=[width, height], counts=string))),
         ('invalid run-length mask', dict(segmentation=dict(size=[height, width], counts=[10, 20]))),
         ('invalid run-length mask', dict(segmentation=dict(size=[height, width], counts=[-1, height * width + 1]))),
-        ('invalid run-length mask', dict(segmentation=dict(counts=string))),
-        ('incomplete entry', dict(area=None)),
+        ('incomplete entry', dict(category_id=None)),
     ]
     harmless = [
         dict(bbox=[-1.5, 0, width + 3, 10]),  # within the tolerance on both sides
         dict(segmentation=dict(size=[height, width], counts=string)),
         dict(segmentation=dict(size=[height, width], counts=[10, height * width - 10])),
         dict(iscrowd=1, segmentation=dict(size=[height, width], counts=string)),
+        dict(area=None),
+        dict(iscrowd=None),
+        dict(bbox=None, area=None),
     ]
     for number, change in enumerate([*(change for _, change in problems), *harmless]):
         content['annotations'].append(sound | dict(id=10**6 + number) | change)
@@ -161,14 +165,13 @@ def test_every_problem_of_annotations_is_found_and_rounding_is_none(data, monkey
     file = data / TRAIN
     content = json.loads(file.read_text())
     planted = plant_in_annotations(content)
-    content['images'].append(content['images'][0])
+    content['images'].append(content['images'][1] | dict(license=9))
     content['images'].append(dict(id=77, file_name='000000000001.jpg', height=None, width=10))
-    content['images'].append(dict(id=78, file_name='000000000001.jpg', height='10', width=10))
-    content['annotations'].append(content['annotations'][0] | dict(id=77, image_id=77))
+    content['images'].append(dict(id=None, file_name='000000000002.jpg', height=10, width=10))
     content['annotations'] += [content['annotations'][0], 5]
     file.write_text(json.dumps(content))
     problems = problems_of(DETECTION, data, monkeypatch)
-    planted += Counter({'duplicate id': 2, 'incomplete entry': 1, 'image size that is not a number': 1})
+    planted += Counter({'duplicate id': 1, 'incomplete entry': 1, 'file name of several images': 1})
     planted['entry of the wrong type'] += 1
     assert Counter(problem.kind for problem in problems) == planted
     assert {problem.file for problem in problems} == {TRAIN}
@@ -184,13 +187,13 @@ def test_every_problem_of_annotations_is_found_and_rounding_is_none(data, monkey
             ('stopsign', 'kite', 'elephant'),
             ["it has no category 'stopsign' (did you mean 'stop sign'?)", "it has no category 'elephant'"],
         ),
-        (('kite', 'stop sign'), ['mmdet numbers them in the order of the file']),
+        (('kite', 'stop sign'), []),  # the file has another order
+        (('kite', 'kite'), ["metainfo.classes has 'kite' 2 times"]),
     ],
 )
 def test_every_class_name_that_does_not_fit_is_found(mini_data, monkeypatch, classes, details):
     problems = problems_of(DETECTION, mini_data, monkeypatch, **{'train_dataloader.dataset.metainfo.classes': classes})
-    assert [problem.detail for problem in problems] == details
-    assert {problem.file for problem in problems} == {TRAIN}
+    assert [problem.detail for problem in problems if problem.file == TRAIN] == details
 
 
 def keep(**changes):

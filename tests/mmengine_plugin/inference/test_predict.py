@@ -15,9 +15,10 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
+from rich.progress import Progress
 
 from backbones import UserError
-from mmengine_plugin.inference.images import find_images, read_image
+from mmengine_plugin.inference.images import find_images
 from mmengine_plugin.predict import Predictor
 from tests.conftest import DETECTION, FAST, ROOT, SEGMENTATION
 
@@ -147,16 +148,32 @@ def save_kinds(photo: Image.Image, folder: Path) -> None:
     photo.resize((1, 400)).save(folder / 'column.png')
 
 
-def test_images_are_read_as_in_training(photo, tmp_path):
-    save_kinds(photo, tmp_path)
-    for path in tmp_path.iterdir():
-        trained = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
-        difference = np.abs(np.asarray(read_image(path), int) - trained).max()
-        assert difference <= (path.name == 'print.jpg'), path  # OpenCV rounds the colours of printers otherwise
+def stripes(path: Path, orientation: int) -> Image.Image:
+    """Save a picture with a red left and a blue right half, to be turned as EXIF says; return it as stored."""
+    image = Image.new('RGB', (80, 40), 'red')
+    image.paste('blue', (40, 0, 80, 40))
+    exif = image.getexif()
+    exif[0x112] = orientation
+    image.save(path, exif=exif, quality=100, subsampling=0)
+    return Image.open(path).convert('RGB')
+
+
+@pytest.mark.parametrize('color_type', ['color', 'color_ignore_orientation'])
+def test_images_are_turned_by_exif_only_if_the_configs_loader_turns_them(color_type, folder, tmp_path):
+    options = {'test_dataloader.dataset.pipeline.0.color_type': color_type}
+    stored = stripes(tmp_path / 'a.jpg', orientation=6)
+    predictor = Predictor(DETECTION, folder / 'detector.pth', 'cpu', options)
+    predictor(tmp_path / 'a.jpg', tmp_path / 'out', score_thr=1)
+    expected = stored if color_type == 'color_ignore_orientation' else stored.rotate(-90, expand=True)
+    assert np.abs(np.subtract(Image.open(tmp_path / 'out/pictures/a.png'), expected, dtype=int)).max() <= 2
+    (entry,) = json.loads((tmp_path / 'out/images.json').read_text())['images']
+    assert (entry['width'], entry['height']) == expected.size
+    model_input = next(predictor._inputs([str(tmp_path / 'a.jpg')], 1, None, [], Progress())).data['inputs']
+    assert (model_input.shape[2] > model_input.shape[1]) == (color_type == 'color_ignore_orientation')
 
 
 @pytest.mark.parametrize('task', ['detector', 'segmentor'])
-def test_every_kind_of_image_has_a_picture_of_its_size_as_viewed(task, photo, request, tmp_path):
+def test_every_kind_of_image_has_a_picture_of_its_size_as_loaded(task, photo, request, tmp_path):
     (tmp_path / 'in').mkdir()
     save_kinds(photo, tmp_path / 'in')
     request.getfixturevalue(task)(str(tmp_path / 'in'), tmp_path / 'out', 4, 0)
@@ -192,7 +209,8 @@ def test_what_cannot_be_read_is_listed_with_its_cause_and_the_others_are_done(to
     assert done.returncode == 1 and 'Traceback' not in done.stdout, done.stdout[-3000:]
     message = done.stdout[done.stdout.index('error: ') :].splitlines()
     assert message[0].startswith('error: 4 of 5 images could not be predicted')
-    causes = {'cut.jpg': 'truncated', 'depth.tiff': '32-bit', 'line.png': '3000 x 2', 'text.jpg': 'cannot identify'}
+    unreadable = 'no image that training can read'
+    causes = {'cut.jpg': 'truncated', 'depth.tiff': unreadable, 'line.png': '3000 x 2', 'text.jpg': unreadable}
     for line, (name, cause) in zip(message[1:], causes.items(), strict=True):
         assert line.startswith(f'  {tmp_path}/in/{name}: ') and cause in line
     listed = json.loads((tmp_path / 'out/images.json').read_text())['images']

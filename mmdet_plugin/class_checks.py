@@ -1,0 +1,121 @@
+"""Checks of the classes of a config against an annotation file."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from backbones.errors import did_you_mean
+from mmengine_plugin.data.image_checks import Problem
+
+
+def class_problems(file: str, classes: Sequence[str], names: Sequence[str]) -> Iterator[Problem]:
+    """Compare the classes of a config with the category names of an annotation file.
+
+    Args:
+        file: Annotation file.
+        classes: Classes of the config, in its order.
+        names: Names of the file's categories, in any order.
+
+    Yields:
+        The problems: names that occur twice, and classes that the file does not have.
+    """
+    if isinstance(classes, str):
+        yield Problem(
+            file, 'classes that are not a tuple', f'metainfo has {classes!r}', f'write classes=({classes!r},)'
+        )
+        return
+    for name, count in Counter(classes).items():
+        if count > 1:
+            detail = f'metainfo.classes has {name!r} {count} times'
+            yield Problem(file, 'duplicate class', detail, 'name each class once in metainfo=dict(classes=(...))')
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    for name in repeated:
+        yield Problem(file, 'duplicate category name', f'it has {name!r} twice', 'give each category its own name')
+    if repeated:
+        return
+    listed = ', '.join(names[:10])
+    if len(names) > 10:
+        listed += f' and {len(names) - 10} more'
+    if not names:
+        yield Problem(
+            file, 'no categories', 'its list "categories" is empty', 'add "categories": [{"id": 1, "name": "cat"}, ...]'
+        )
+        return
+    known = set(names)
+    for name in classes:
+        if name not in known:
+            yield Problem(
+                file,
+                'class that the file does not have',
+                f'it has no category {name!r}{did_you_mean(name, names)}',
+                f"it has {listed}: set metainfo=dict(classes=(...)) in every data loader's dataset, and num_classes in "
+                'the heads',
+            )
+
+
+def crowd_only(content: Mapping[str, Any], classes: Sequence[str], test_mode: bool) -> dict[int | str, str]:
+    """Find the categories of which all annotations are crowds, by their ids.
+
+    Some tools export every mask that was drawn with a brush as a crowd. Training ignores crowds, and no score counts
+    them.
+
+    Args:
+        content: The completed content of an annotation file.
+        classes: Classes of the config.
+        test_mode: Whether the set is for validation or tests. It may have crowds only of some classes, but not of all.
+
+    Returns:
+        The names of the categories, by their ids.
+    """
+    names = {category['id']: category['name'] for category in content['categories'] if category['name'] in classes}
+    single = {annotation['category_id'] for annotation in content['annotations'] if not annotation['iscrowd']}
+    if test_mode and single & set(names):
+        return {}
+    used = {annotation['category_id'] for annotation in content['annotations']}
+    return {id_: name for id_, name in names.items() if id_ in used - single}
+
+
+def crowd_problems(file: str, content: Mapping[str, Any], classes: Sequence[str], test_mode: bool) -> Iterator[Problem]:
+    """Find classes of which all annotations are crowds.
+
+    Args:
+        file: Annotation file.
+        content: Its completed content.
+        classes: Classes of the config.
+        test_mode: Whether the set is for validation or tests.
+
+    Yields:
+        A problem for each class.
+    """
+    counts = Counter(annotation['category_id'] for annotation in content['annotations'])
+    for id_, name in crowd_only(content, classes, test_mode).items():
+        yield Problem(
+            file,
+            'class with crowds only',
+            f'all {counts[id_]} annotations of {name!r} have iscrowd=1, and training ignores crowds',
+            'write iscrowd=0 for single objects: export without crowds, or run '
+            'python tools/check_dataset.py CONFIG --fix FOLDER',
+        )
+
+
+def left_out(content: Mapping[str, Any], classes: Sequence[str]) -> Counter[str]:
+    """Count the annotations of the categories that are not among the classes, by category name."""
+    names = {category['id']: category['name'] for category in content['categories']}
+    counts = Counter(annotation['category_id'] for annotation in content['annotations'])
+    return Counter({names[id_]: n for id_, n in counts.items() if id_ in names and names[id_] not in classes})
+
+
+def add_empty_categories(content: dict[str, Any], classes: Sequence[str]) -> list[str]:
+    """Add a category without annotations for each class that the file does not have.
+
+    Args:
+        content: Completed content of an annotation file, which changes.
+        classes: Classes of the config.
+
+    Returns:
+        The names that were added.
+    """
+    known = {category['name'] for category in content['categories']}
+    lacking = [name for name in classes if name not in known]
+    content['categories'] = [*content['categories'], *(dict(id=f'no {name}', name=name) for name in lacking)]
+    return lacking

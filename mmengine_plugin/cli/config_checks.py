@@ -1,0 +1,126 @@
+"""Checks of single settings of a config, before anything is built from it."""
+
+from __future__ import annotations
+
+import inspect
+
+from mmengine.config import Config
+from mmengine.registry import FUNCTIONS, LOOPS, MODELS
+
+from backbones.errors import UserError, did_you_mean
+
+
+def has_our_backbone(cfg: Config) -> bool:
+    """Whether the model's backbone is one of :mod:`backbones`."""
+    backbone = cfg.model.get('backbone', {}).get('type')
+    return bool(backbone) and getattr(MODELS.get(backbone), '__module__', '').startswith('backbones.')
+
+
+def check_functions(cfg: Config) -> None:
+    """Check that the functions that the data loaders name are registered; mmengine ends in an assertion.
+
+    Raises:
+        UserError: If one is not; it names the nearest one.
+    """
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key in ('worker_init_fn', 'collate_fn'):
+            name = (loader.get(key) or {}).get('type')
+            if isinstance(name, str) and FUNCTIONS.get(name) is None:
+                raise UserError(
+                    f'{split}_dataloader.{key}.type={name} is not registered in FUNCTIONS'
+                    f'{did_you_mean(name, FUNCTIONS.module_dict)}'
+                )
+
+
+def check_constructor(cfg: Config) -> None:
+    """Refuse mmdet's and mmseg's constructor of layer-wise learning rates, which does not know our backbones.
+
+    Raises:
+        UserError: If a config of one of our backbones names it; the message has the setting to use instead.
+    """
+    constructor = cfg.get('optim_wrapper', {}).get('constructor')
+    upstreams = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
+    if isinstance(constructor, str) and constructor.split('.')[-1] in upstreams and has_our_backbone(cfg):
+        raise UserError(
+            f'optim_wrapper.constructor={constructor} does not know {cfg.model.backbone.type}: set '
+            "optim_wrapper.constructor='LayerDecayOptimWrapperConstructor' with "
+            f'paramwise_cfg=dict(decay_rate={cfg.optim_wrapper.get("paramwise_cfg", {}).get("decay_rate", 0.7)}, '
+            'norm_decay_mult=0.0, bias_decay_mult=0.0); it derives num_layers from the backbone'
+        )
+
+
+def refuse_sharding(cfg: Config) -> None:
+    """Refuse a config that asks for FSDP or for mmengine's FlexibleRunner.
+
+    With FSDP, each process would save its own part of the weights, and no checkpoint would be whole. The hooks
+    and loops here are for mmengine's Runner.
+
+    Raises:
+        UserError: If ``runner_type`` is not ``'Runner'``, if there is a ``strategy``, or if ``model_wrapper_cfg`` is
+            that of FSDP.
+    """
+    found = []
+    if cfg.get('runner_type', 'Runner') != 'Runner':
+        found.append(f'runner_type={cfg.runner_type}')
+    if cfg.get('strategy'):
+        found.append('strategy')
+    if (cfg.get('model_wrapper_cfg') or {}).get('type') == 'MMFullyShardedDataParallel':
+        found.append('model_wrapper_cfg.type=MMFullyShardedDataParallel')
+    if found:
+        raise UserError(
+            f"{cfg.filename}: {' and '.join(found)} cannot be used: only mmengine's Runner is supported, and with FSDP "
+            'each process would save only its own part of the weights. Remove it: several processes train by DDP. To '
+            'save memory, set '
+            'optim_wrapper.accumulative_counts and model.backbone.with_cp=True'
+        )
+
+
+def check_loaders(cfg: Config) -> None:
+    """Check the numbers of the data loaders; without workers, switch off what only workers can do.
+
+    Raises:
+        UserError: If ``batch_size`` or ``num_workers`` is not such a number.
+    """
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader') or {}
+        for key, least in (('batch_size', 1), ('num_workers', 0)):
+            value = loader.get(key, least)
+            if type(value) is not int or value < least:
+                raise UserError(
+                    f'{split}_dataloader.{key} is {value!r}: set an integer from {least}, such as '
+                    f'{split}_dataloader.{key}=2'
+                )
+        if loader and not loader.get('num_workers'):
+            loader.pop('persistent_workers', None)  # PyTorch refuses both without workers
+            loader.pop('prefetch_factor', None)
+
+
+def check_loop(cfg: Config) -> None:
+    """Check that the training loop counts in the unit of its length, epochs or iterations.
+
+    Raises:
+        UserError: If ``train_cfg`` has the length in the other unit, in both, or not as a positive number; the message
+            has the settings to use instead.
+    """
+    train_cfg = cfg.get('train_cfg')
+    type_ = (train_cfg or {}).get('type')
+    loop = LOOPS.get(type_) if isinstance(type_, str) else type_
+    if loop is None:
+        return
+    known = {name for taker in inspect.getmro(loop)[:-1] for name in inspect.signature(taker).parameters}
+    units = {'max_epochs': 'epochs', 'max_iters': 'iterations'}
+    for key, other in (('max_epochs', 'max_iters'), ('max_iters', 'max_epochs')):
+        if key not in train_cfg or other not in known:
+            continue
+        if key not in known:
+            loops = dict(max_epochs='ResumableEpochLoop', max_iters='ResumableIterLoop')
+            raise UserError(
+                f'train_cfg.{key} is set, but {type_} counts {units[other]}: set train_cfg.{other} instead, or train '
+                f"by {units[key]} with train_cfg=dict(_delete_=True, type='{loops[key]}', {key}={train_cfg[key]}, "
+                'val_interval=1) and a param_scheduler, a sampler and hooks in the same unit'
+            )
+    for key in units:
+        value = train_cfg.get(key, 1)
+        if key in known and (type(value) is not int or value < 1):
+            raise UserError(f'train_cfg.{key} is {value!r}: set a positive integer, such as train_cfg.{key}=12')
