@@ -16,6 +16,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from torch import Tensor
 
 from .errors import UserError
+from .file_kinds import describe_folder, foreign_kind, is_safetensors
 from .private_names import STATE_DICT_VERSIONS
 
 
@@ -103,24 +104,27 @@ def trust_checkpoints() -> None:
 
 
 def read_checkpoint(path: str | Path, map_location: str | torch.device | Callable | None = 'cpu') -> dict:
-    """Read a local ``.safetensors`` or ``.pth`` file; a file with code in it is refused and its code never runs.
+    """Read a local file of safetensors or of PyTorch; a file with code in it is refused and its code never runs.
 
     Args:
-        path: The file.
-        map_location: Device for the tensors of a ``.pth`` file, or another ``map_location`` of :func:`torch.load`;
-            tensors of a ``.safetensors`` file are read to the CPU.
+        path: The file. Its content tells its format, not its name.
+        map_location: Device for the tensors of a file of PyTorch, or another ``map_location`` of :func:`torch.load`;
+            tensors of a safetensors file are read to the CPU.
 
     Returns:
         The saved object: a state dict, or the dict in which mmengine's Runner wraps one.
 
     Raises:
-        UserError: If the file is missing, is damaged, or holds more than tensors, plain Python and loss curves.
+        UserError: If the file is missing, is damaged, is of another kind, or holds more than tensors, plain Python and
+            loss curves.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(describe_folder(path))
     if not path.is_file():
         raise UserError(f'checkpoint {path} does not exist')
     try:
-        if path.suffix == '.safetensors':
+        if is_safetensors(path):
             content = safetensors.torch.load_file(path)
         elif _trusting:
             content = torch.load(path, map_location=map_location, weights_only=False)
@@ -130,6 +134,8 @@ def read_checkpoint(path: str | Path, map_location: str | torch.device | Callabl
     except OSError as error:
         raise UserError(f'checkpoint {path} cannot be read: {error.strerror or error}') from error
     except Exception as error:  # a damaged or hostile file may raise anything
+        if kind := foreign_kind(path):
+            raise UserError(f'checkpoint {path} is {kind}') from error
         if code := re.search(r'GLOBAL \S+|unrecognized function .+|numpy\.dtype\(.*|a value of type \w+', str(error)):
             raise UserError(
                 f'checkpoint {path} was refused: besides weights it holds something that could run code [{code[0]}]; '

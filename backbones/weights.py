@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from .errors import UserError
 from .safe_checkpoint import read_checkpoint
+from .state_dicts import unwrapped, weights_of
 
 HUB = 'hf-hub:'
+BACKBONE = 'backbone.'  # what names of a backbone begin with in a detector or segmentor
 RGB = 3  # channels of the images of the published weights
 SHA256 = {  # of model.safetensors, for repositories with a known hash
     'timm/mambaout_base.in1k@2b222e33224daef82dfc0ad7c140b3c5b441d021': (
@@ -41,13 +43,10 @@ def read_backbone(checkpoint: str, prefix: str = '') -> dict[str, Tensor]:
     Raises:
         UserError: If the weights cannot be downloaded or read, or if no key has the prefix.
     """
-    state = read_checkpoint(fetch(checkpoint))
-    for key in ('state_dict', 'model'):
-        if isinstance(state.get(key), dict):
-            state = state[key]
+    state = unwrapped(weights_of(read_checkpoint(fetch(checkpoint))))
     prefix = prefix and prefix.removesuffix('.') + '.'
-    if not prefix and any(k.startswith('backbone.') for k in state):
-        prefix = 'backbone.'
+    if not prefix and any(k.startswith(BACKBONE) for k in state):
+        prefix = BACKBONE
     weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     if not weights or not all(isinstance(v, Tensor) for v in weights.values()):
         raise UserError(f'{checkpoint} holds no named weights below {prefix!r}: {", ".join(list(state)[:5])}')
@@ -127,12 +126,23 @@ def refuse_mismatch(source: str, expected: Mapping[str, Tensor], found: Mapping[
         found: The weights in the file.
     """
     wrong = mismatches(expected, found)
+    if wrong and _is_backbone_alone(expected, found):
+        raise UserError(
+            f'the weights in {source} are those of a backbone alone: to train from them, set '
+            f"model.backbone.init_cfg=dict(type='Pretrained', checkpoint={str(source)!r}), and remove load_from"
+        )
     if wrong:
         more = f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''
         raise UserError(
             f'the weights in {source} do not fit the model: {"; ".join(wrong[:4])}{more}. '
             'Is this a checkpoint of another size, number of classes or architecture?'
         )
+
+
+def _is_backbone_alone(expected: Mapping[str, Tensor], found: Mapping[str, object]) -> bool:
+    """Whether most names in a file are those of a model's backbone, without ``backbone.`` before them."""
+    own = {key.removeprefix(BACKBONE) for key in expected if key.startswith(BACKBONE)}
+    return len(own & found.keys()) > len(found) / 2
 
 
 def mismatches(expected: Mapping[str, Tensor], found: Mapping[str, object]) -> list[str]:
@@ -212,7 +222,7 @@ def fetch(checkpoint: str) -> Path:
             'model.backbone.init_cfg=None'
         ) from error
     path = Path(checkpoint).expanduser()
-    return path / 'model.safetensors' if path.is_dir() else path
+    return path / 'model.safetensors' if (path / 'model.safetensors').is_file() else path
 
 
 def _verify(path: Path, expected: str) -> None:

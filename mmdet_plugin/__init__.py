@@ -8,7 +8,7 @@ The import adds ``DATASETS['CheckedCocoDataset']``, ``METRICS['FastCocoMetric']`
 
 from mmengine_plugin import config
 
-from . import class_order, score_names  # noqa: F401  (imported for what they register)
+from . import class_order, metric_checks, score_names  # noqa: F401  (imported for what they register)
 from .coco_metric import FastCocoMetric
 from .data_preprocessor import MultiChannelDetDataPreprocessor
 from .datasets import CheckedCocoDataset

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import normalize
 
 from mmdet.datasets.api_wrappers import COCO
 
@@ -11,6 +12,8 @@ from backbones.errors import UserError
 from mmengine_plugin.data.image_checks import Problem
 
 from .class_checks import class_problems
+
+Entry = dict[str, Any]  # an image, an annotation or a category
 
 
 @dataclass
@@ -69,6 +72,14 @@ class IndexedAnnotations(COCO):
         refuse(list(class_problems(self.path, cat_names, [category['name'] for category in categories])))
         ids = {category['name']: category['id'] for category in categories}
         return [ids[name] for name in cat_names]
+
+
+def class_name(name: object) -> str:
+    """The name of a class as a string with composed letters.
+
+    An accent may also be a character of its own. This looks the same, and macOS writes it so.
+    """
+    return normalize('NFC', str(name))
 
 
 def refuse(problems: Sequence[Problem]) -> None:

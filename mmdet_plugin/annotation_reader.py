@@ -1,6 +1,7 @@
 """Reads annotation files in COCO's format, as annotation tools export them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ def _load(path: str | Path, backend_args: dict | None, name: str) -> dict[str, A
         where = f'it is not there, seen from {Path.cwd()}'
         fix = 'put or link it there, or set data_root and ann_file in the data loaders of the config'
         return Problem(name, 'missing annotation file', where, fix)
+    except IsADirectoryError:
+        files = ', '.join(sorted(file.name for file in Path(path).glob('*.json'))[:5])
+        where = f'it is a folder with the files {files}' if files else 'it is a folder without *.json'
+        return Problem(name, 'unreadable annotation file', where, 'name a file in ann_file')
     except OSError as error:
         return Problem(name, 'unreadable annotation file', f'{error.strerror}', 'check its permissions and the disk')
     except ValueError as error:
@@ -70,3 +75,19 @@ def _load(path: str | Path, backend_args: dict | None, name: str) -> dict[str, A
 
 def _other_format(name: str, detail: str, fix: str = COCO_FORMAT) -> Problem:
     return Problem(name, "annotation file that is not in COCO's format", detail, fix)
+
+
+def without_root(path: str, data_root: str | None) -> str | None:
+    """What to type if a path is not there because it has ``data_root`` twice.
+
+    Args:
+        path: An absolute path, or one that begins with ``data_root``.
+        data_root: The setting of the data set.
+    """
+    if not data_root or Path(path).exists():
+        return None
+    written = Path(os.path.relpath(path, data_root))
+    if not written.exists():
+        return None
+    right = os.path.relpath(written, data_root)
+    return f'{written} is there, and ann_file and data_prefix are relative to data_root: write {right!r}'

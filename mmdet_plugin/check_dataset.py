@@ -15,14 +15,17 @@ from tqdm import tqdm
 
 from backbones.errors import UserError
 from mmengine_plugin.data.image_checks import Problem, check_all, check_image, transform_of
+from mmengine_plugin.data.narrow_images import narrow_problem
 
 from .annotation_file import AnnotationFile
-from .annotation_reader import read_annotations
-from .class_checks import add_empty_categories, class_problems, crowd_problems, left_out
+from .annotation_reader import read_annotations, without_root
+from .class_checks import add_empty_categories, class_problems, crowd_problems, left_out, unused_classes
 from .completion import EXPORT
+from .file_checks import file_problems, wrong_area
 from .image_files import has_size, locate_images, read_sizes
 from .mask_checks import describe, mask_problems
 from .masks import are_numbers, box_of, has_mask, is_polygon, is_run_lengths
+from .usable_objects import left_out_images
 
 TOLERANCE = 2  # pixels by which a box may exceed its image, because of rounding and of tools that count pixels from 1
 
@@ -55,6 +58,9 @@ def _check_dataset(dataset: CocoDataset, notes: list[str]) -> Iterator[Problem]:
     """Find the problems of a data set, and add what training fills in or leaves out to the notes."""
     file, missing = read_completed(dataset)
     yield from file.problems
+    for path in (dataset.ann_file, dataset.data_prefix['img']):
+        if found := without_root(path, dataset.data_root):
+            notes.append(f'{path} is not there: {found}')
     content, classes = file.content, dataset.metainfo['classes']
     if not content:
         return
@@ -73,7 +79,11 @@ def _check_dataset(dataset: CocoDataset, notes: list[str]) -> Iterator[Problem]:
     if unnamed := left_out(content, classes):
         counts = ', '.join(f'{name} ({count})' for name, count in unnamed.items())
         notes.append(f'{file.path}: metainfo.classes leaves out the annotations of {counts}')
+    notes += unused_classes(file.path, content, classes)
+    if not dataset.test_mode:
+        notes += left_out_images(file.path, content, classes, dataset.filter_cfg)
     yield from _check_annotations(dataset, file)
+    yield from file_problems(file.path, content)
     folder = dataset.data_prefix['img']
     if not fileio.isdir(folder, backend_args=dataset.backend_args):
         yield Problem(
@@ -86,7 +96,7 @@ def _check_dataset(dataset: CocoDataset, notes: list[str]) -> Iterator[Problem]:
     yield from missing
     lost = {problem.file for problem in missing}
     images = [image for image in content['images'] if osp.join(folder, image['file_name']) not in lost]
-    check_one = partial(_check_image, folder, transform_of(dataset, LoadImageFromFile))
+    check_one = partial(_check_image, dataset, folder, transform_of(dataset, LoadImageFromFile))
     for problems in check_all(check_one, images, folder):
         yield from problems
 
@@ -124,9 +134,11 @@ def _repeated_names(file: AnnotationFile) -> Iterator[Problem]:
             )
 
 
-def _check_image(folder: str, loader: LoadImageFromFile, image: dict[str, Any]) -> list[Problem]:
-    size = (image['height'], image['width']) if has_size(image) else None
-    return list(check_image(osp.join(folder, image['file_name']), loader, size, 'the annotation file says'))
+def _check_image(dataset: CocoDataset, folder: str, loader: LoadImageFromFile, image: dict[str, Any]) -> list[Problem]:
+    path, size = osp.join(folder, image['file_name']), (image['height'], image['width']) if has_size(image) else None
+    problems = list(check_image(path, loader, size, 'the annotation file says'))
+    narrow = narrow_problem(path, size, dataset.pipeline.transforms) if size and not problems else None
+    return [*problems, narrow] if narrow else problems
 
 
 def _check_annotations(dataset: CocoDataset, file: AnnotationFile) -> Iterator[Problem]:
@@ -146,17 +158,27 @@ def _check_annotations(dataset: CocoDataset, file: AnnotationFile) -> Iterator[P
 def _check_annotation(annotation: dict[str, Any], image: dict[str, Any] | None, with_masks: bool) -> Iterator[Finding]:
     if image is None:
         yield 'annotation of an unknown image', f'no image has the id {annotation["image_id"]}', EXPORT
-    yield from _check_box(annotation['bbox'], image)
+    findings = list(_check_box(annotation['bbox'], image))
     area = annotation['area']
     if not are_numbers([area]) or area <= 0:
-        yield (
-            'object without area',
-            f'area is {area}, and training leaves the object out',
-            "write the number of the object's pixels, or the area of its box",
+        findings.append(
+            (
+                'object without area',
+                f'area is {area}, and training leaves the object out',
+                "write the number of the object's pixels, or the area of its box",
+            )
         )
     if with_masks and image and has_mask(annotation.get('segmentation')):
         size = [image['height'], image['width']]
-        yield from _check_mask(annotation['segmentation'], annotation['bbox'], annotation['iscrowd'], size)
+        is_crowd = annotation['iscrowd'] and 'ignore' not in annotation  # an ignored object may have polygons
+        findings += _check_mask(annotation['segmentation'], annotation['bbox'], is_crowd, size)
+    yield from findings
+    if not findings and (detail := wrong_area(annotation)):
+        yield (
+            'area that does not fit its object',
+            detail,
+            'leave out area, which is then computed, or run python tools/check_dataset.py CONFIG --fix FOLDER',
+        )
 
 
 def _check_box(box: list[float], image: dict[str, Any] | None) -> Iterator[Finding]:
@@ -173,6 +195,12 @@ def _check_box(box: list[float], image: dict[str, Any] | None) -> Iterator[Findi
             f'bbox is {box}, and training leaves out boxes that are narrower than a pixel',
             'multiply x and width by the width of the image, y and height by its height',
         )
+    elif w < 1 or h < 1:
+        yield (
+            'box that is narrower than a pixel',
+            f'bbox is {box}, and training leaves the object out',
+            'draw the box at least a pixel wide and high, or remove the annotation',
+        )
     elif image and max(-x, -y, x + w - image['width'], y + h - image['height']) > TOLERANCE:
         yield (
             'box outside its image',
@@ -181,10 +209,10 @@ def _check_box(box: list[float], image: dict[str, Any] | None) -> Iterator[Findi
         )
 
 
-def _check_mask(mask: list | dict[str, Any], box: list[float], crowd: int, size: list[int]) -> Iterator[Finding]:
+def _check_mask(mask: list | dict[str, Any], box: list[float], is_crowd: bool, size: list[int]) -> Iterator[Finding]:
     """The problems of polygons or of a run-length mask, for an image of size [height, width]."""
     if isinstance(mask, list):
-        if crowd:
+        if is_crowd:
             yield (
                 'crowd with polygons',
                 'iscrowd is 1, and training ignores the object',

@@ -33,7 +33,7 @@ def class_problems(file: str, classes: Sequence[str], names: Sequence[str]) -> I
         yield Problem(file, 'duplicate category name', f'it has {name!r} twice', 'give each category its own name')
     if repeated:
         return
-    listed = ', '.join(names[:10])
+    listed = ', '.join(map(repr, names[:10]))
     if len(names) > 10:
         listed += f' and {len(names) - 10} more'
     if not names:
@@ -103,6 +103,26 @@ def left_out(content: Mapping[str, Any], classes: Sequence[str]) -> Counter[str]
     names = {category['id']: category['name'] for category in content['categories']}
     counts = Counter(annotation['category_id'] for annotation in content['annotations'])
     return Counter({names[id_]: n for id_, n in counts.items() if id_ in names and names[id_] not in classes})
+
+
+def unused_classes(file: str, content: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """Describe the classes without annotations, if other classes have some.
+
+    Args:
+        file: Annotation file.
+        content: Its completed content.
+        classes: Classes of the config.
+
+    Returns:
+        A list of one line, or an empty list.
+    """
+    used = {annotation['category_id'] for annotation in content['annotations']}
+    unused = [category['name'] for category in content['categories'] if category['id'] not in used]
+    unused = [name for name in classes if name in unused]
+    if not unused or len(unused) == len(classes):
+        return []
+    listed = ', '.join(map(repr, unused[:10])) + (', ...' if len(unused) > 10 else '')
+    return [f'{file}: {len(unused)} of {len(classes)} classes have no objects: {listed}']
 
 
 def add_empty_categories(content: dict[str, Any], classes: Sequence[str]) -> list[str]:

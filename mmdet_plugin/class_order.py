@@ -8,7 +8,7 @@ from mmdet.evaluation import CocoMetric
 from mmengine import fileio
 
 from backbones.errors import UserError
-from mmengine_plugin.engine.check_run_hook import class_order
+from mmengine_plugin.engine.annotation_files import class_order
 
 
 @class_order.register

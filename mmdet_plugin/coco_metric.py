@@ -4,20 +4,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from faster_coco_eval import COCOeval_faster
-from mmdet.datasets.api_wrappers import COCOevalMP
 from mmdet.evaluation import CocoMetric
 from mmdet.evaluation.metrics import coco_metric
 from mmdet.registry import METRICS
-from pycocotools.coco import COCO
+from mmengine.logging import print_log
 from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import UserError, did_you_mean
 
 from .annotation_file import IndexedAnnotations, refuse
 from .annotation_reader import read_annotations
+from .coco_evaluators import InOrderCOCOeval, InOrderCOCOevalMP, evaluator
 from .image_files import has_size
 from .masks import has_mask
+from .score_items import class_precisions, class_table, item_names, three_numbers
 
 BACKENDS = ('faster_coco_eval', 'pycocotools')
 
@@ -27,16 +27,22 @@ class FastCocoMetric(CocoMetric):
     """mmdet's CocoMetric on faster-coco-eval. All scores equal those of pycocotools to the last bit.
 
     It reads the annotation file as :class:`CheckedCocoDataset` does: classes are mapped by their names, whatever the
-    order of the file, and what a file lacks is filled in.
+    order of the file, and what a file lacks is filled in. It scores the images that were tested, which may be a part
+    of the file.
 
     Args:
         *args: Arguments of CocoMetric.
         backend: ``'faster_coco_eval'`` or ``'pycocotools'``.
         **kwargs: Arguments of CocoMetric. ``use_mp_eval`` only has an effect with ``'pycocotools'``.
+            ``proposal_nums`` has one to three numbers of detections in an image. ``mAP`` counts 100 detections if 100
+            is one of them, as COCO does, or else the largest number: ``proposal_nums=(300,)`` counts 300 in all scores.
+            The recalls are named by the numbers, such as ``AR@300``. ``iou_thrs`` is a number or a list; ``mAP_50`` and
+            ``mAP_75`` are left out if it lacks 0.5 or 0.75. With ``classwise``, the score of a class is
+            ``{class}_precision``, or ``bbox_{class}_precision`` and ``segm_{class}_precision`` if both are scored.
 
     Raises:
-        UserError: If ``backend`` is neither of the two, if the annotation file cannot be used, or if masks are to be
-            scored and it has none.
+        UserError: If an argument has a value that is not known, if the annotation file cannot be used, or if masks are
+            to be scored and it has none.
     """
 
     def __init__(self, *args, backend: str = 'faster_coco_eval', **kwargs) -> None:
@@ -47,6 +53,19 @@ class FastCocoMetric(CocoMetric):
             guess = did_you_mean(backend, BACKENDS)
             raise UserError(f'FastCocoMetric: no backend {backend!r}{guess}; known: {", ".join(BACKENDS)}')
         self.backend = backend
+        self.truth_in_samples = self.truth is None
+        self.iou_thrs = np.atleast_1d(np.asarray(self.iou_thrs, float))
+        self.proposal_nums = three_numbers(self.proposal_nums, self.metrics)
+        # mmdet would name recalls by its own numbers, and the scores of boxes and masks of a class alike
+        self.asked_items, self.metric_items = self.metric_items, None
+        self.of_classes, self.classwise = self.classwise, False
+        known = item_names(self.proposal_nums, self.iou_thrs)
+        for item in self.asked_items or ():
+            if item not in known:
+                raise UserError(
+                    f'FastCocoMetric: metric_items has {item!r}{did_you_mean(item, known)}; with proposal_nums='
+                    f'{tuple(dict.fromkeys(self.proposal_nums))} and these iou_thrs, there are {", ".join(known)}'
+                )
 
     def _read(self, path: str) -> IndexedAnnotations:
         file = read_annotations(path)
@@ -60,18 +79,73 @@ class FastCocoMetric(CocoMetric):
         self.truth = IndexedAnnotations(file)
         return self.truth
 
+    def items(self, kind: str) -> dict[str, int]:
+        """The scores that are asked for, by name, with their positions in pycocotools' ``stats``.
+
+        Args:
+            kind: ``'bbox'``, ``'segm'`` or ``'proposal'``.
+        """
+        known = item_names(self.proposal_nums, self.iou_thrs)
+        if self.asked_items is not None:
+            return {item: known[item] for item in self.asked_items}
+        return {item: position for item, position in known.items() if item.startswith('AR') == (kind == 'proposal')}
+
+    def class_score_name(self, kind: str, class_name: str) -> str:
+        """The name of the score of a class, for ``kind`` ``'bbox'`` or ``'segm'``."""
+        both = {'bbox', 'segm'} <= set(self.metrics)
+        return f'{kind}_{class_name}_precision' if both else f'{class_name}_precision'
+
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Compute the scores, under mmdet's names and rounded as mmdet does."""
-        sizes = {image['img_id']: (image['height'], image['width']) for image, _ in results}
-        if self.truth is not None:
+        if self.truth_in_samples:
+            for number, (image, found) in enumerate(results):  # several data sets may have the same image ids
+                image['img_id'] = found['img_id'] = number
+        else:
+            sizes = {image['img_id']: (image['height'], image['width']) for image, _ in results}
             for image in self.truth.dataset['images']:
                 if image['id'] in sizes and not has_size(image):  # polygons are scored in the size of the image
                     image['height'], image['width'] = sizes[image['id']]
+            if len(sizes) < len(self.truth.imgs):
+                print_log(
+                    f'{len(sizes)} of the {len(self.truth.imgs)} images of {self.truth.path} are scored', 'current'
+                )
+            self.img_ids = list(sizes)
+        evaluations = []
+
+        def recorded(build: Callable) -> Callable:
+            def build_and_record(*args) -> COCOeval:
+                evaluations.append(build(*args))
+                return evaluations[-1]
+
+            return build_and_record
+
         one, several = evaluator, evaluator
         if self.backend == 'pycocotools':
             one, several = InOrderCOCOeval, InOrderCOCOevalMP
-        with replaced(COCO=self._read, COCOeval=one, COCOevalMP=several):
-            return super().compute_metrics(results)
+        with replaced(COCO=self._read, COCOeval=recorded(one), COCOevalMP=recorded(several)):
+            by_mmdet = super().compute_metrics(results)
+        scores = {}
+        if 'proposal_fast' in self.metrics:
+            scores = {name: value for name, value in by_mmdet.items() if name.startswith('AR@')}
+        kinds = [kind for kind in self.metrics if kind != 'proposal_fast']
+        for kind, evaluation in zip(kinds, evaluations, strict=False):  # without detections, there are no evaluations
+            scores |= self._scores(kind, evaluation)
+        return scores
+
+    def _scores(self, kind: str, evaluation: COCOeval) -> dict[str, float]:
+        scores = {}
+        if self.of_classes and kind != 'proposal':
+            names = self.dataset_meta['classes']
+            rows = {name: class_precisions(evaluation, position) for position, name in enumerate(names)}
+            print_log(f'{kind}:\n{class_table(rows)}', 'current')
+            scores = {self.class_score_name(kind, name): row['mAP'] for name, row in rows.items()}
+        for item, position in self.items(kind).items():
+            value = evaluation.stats[position]
+            if kind == 'proposal':
+                scores[item] = float(f'{value:.3f}')
+            else:
+                scores[f'{kind}_{item}'] = round(float(value), 3)
+        return scores
 
 
 @contextmanager
@@ -87,97 +161,3 @@ def replaced(**names: Callable) -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(coco_metric, name, original)
-
-
-def evaluator(truth: COCO, found: COCO, kind: str) -> 'FastCOCOeval | COCOeval':
-    """Build the evaluator for the arguments of pycocotools' COCOeval.
-
-    Args:
-        truth: Annotations.
-        found: Detections.
-        kind: ``'bbox'`` or ``'segm'``.
-
-    Returns:
-        A :class:`FastCOCOeval`, or pycocotools' COCOeval if an id of an image or a category is not an integer that a
-        float64 can hold: faster-coco-eval stores ids as floats.
-    """
-    ids = [*truth.imgs, *truth.cats]
-    if all(isinstance(id_, int) and abs(id_) <= 2**53 for id_ in ids):
-        return InOrderFastCOCOeval(truth, found, kind)
-    return InOrderCOCOeval(truth, found, kind)
-
-
-class FastCOCOeval(COCOeval_faster):
-    """faster-coco-eval's COCOeval with the scores of pycocotools, to the last bit.
-
-    faster-coco-eval differs from pycocotools in two ways. Its first score is not limited to 100 detections per
-    image. Where it divides by the number of detections to get the precision, pycocotools divides by this number plus
-    ``np.spacing(1)``. In float64 the sum differs from the number only for a single detection, and only by one bit, but
-    this bit can change how a score is rounded.
-    """
-
-    summarize = COCOeval.summarize
-
-    def evaluate(self) -> None:
-        """Match detections with objects, and compute precision and recall.
-
-        A precision of 1 becomes pycocotools' ``1 / (1 + np.spacing(1))`` where it is that of a single detection: where
-        the precision is below 1 at the recall of two found objects. It is therefore computed at that recall, too.
-        """
-        p, recalls = self.params, self.params.recThrs
-        second = self._recall_of_second()
-        p.recThrs = np.union1d(recalls, second)
-        super().evaluate()
-        precision = self.eval['precision']  # (T, R, K, A, M): IoU, recall, category, area, detections in an image
-        at_second = np.take_along_axis(precision, np.searchsorted(p.recThrs, second)[None, None, ..., None], axis=1)
-        precision[(precision == 1) & (at_second < 1)] = 1 / (1 + np.spacing(1))
-        asked = np.searchsorted(p.recThrs, recalls)
-        self.eval |= {key: self.eval[key][:, asked] for key in ('precision', 'scores')}
-        p.recThrs = recalls
-
-    def _recall_of_second(self) -> np.ndarray:
-        """The recall of two found objects, (K, A): category, area. With fewer objects it is 2, beyond any recall."""
-        p = self.params
-        truth = self.cocoGt.loadAnns(self.cocoGt.getAnnIds(imgIds=p.imgIds, catIds=p.catIds))
-        truth = [mark for mark in truth if not mark.get('iscrowd')]
-        area = np.array([mark['area'] for mark in truth])
-        if p.useCats:
-            categories = np.unique(p.catIds)
-            row = np.searchsorted(categories, [mark['category_id'] for mark in truth])
-        else:
-            categories, row = [None], np.zeros(len(truth), int)  # objects of all categories are counted together
-        inside = [(low <= area) & (area <= high) for low, high in p.areaRng]
-        numbers = np.transpose([np.bincount(row[part], minlength=len(categories)) for part in inside])
-        return 2 / np.maximum(numbers, 1)
-
-
-class InOrder:
-    """A mixin for COCOeval that returns the categories in the order of ``params.catIds``.
-
-    COCOeval sorts them, and mmdet takes the score of each class by the position of the class.
-    """
-
-    def evaluate(self) -> None:
-        """Match detections with objects."""
-        self.asked = list(self.params.catIds)
-        super().evaluate()
-
-    def summarize(self) -> None:
-        """Compute the scores; their last bit depends on the order of the categories, which is that of pycocotools."""
-        super().summarize()
-        if self.params.useCats:
-            order = np.searchsorted(self.params.catIds, self.asked)
-            self.eval |= {key: self.eval[key][:, :, order] for key in ('precision', 'scores')}
-            self.eval['recall'] = self.eval['recall'][:, order]
-
-
-class InOrderFastCOCOeval(InOrder, FastCOCOeval):
-    """faster-coco-eval's evaluation with categories in order."""
-
-
-class InOrderCOCOeval(InOrder, COCOeval):
-    """pycocotools' evaluation with categories in order."""
-
-
-class InOrderCOCOevalMP(InOrder, COCOevalMP):
-    """mmdet's evaluation in several processes with categories in order."""

@@ -1,17 +1,14 @@
 """Completes the entries of an annotation file: fills in what follows from the rest, and finds what cannot be used."""
 
-from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from mmengine_plugin.data.image_checks import Problem
 
-from .annotation_file import AnnotationFile
-from .masks import area_of, box_of, is_box
-
-Entry = dict[str, Any]
+from .annotation_file import AnnotationFile, Entry, class_name
+from .entry_ids import check_ids, connect, number_annotations, write_integers, write_strings
+from .masks import area_of, box_of, has_mask, is_box
 
 EXPORT = 'export the annotations again, or correct the file'
 # the fields of complete entries, and the types of their values
@@ -20,7 +17,6 @@ FIELDS = dict(
     categories=dict(id=(int, str), name=(str,)),
     annotations=dict(image_id=(int, str), category_id=(int, str), bbox=(list,), area=(int, float), iscrowd=(int, bool)),
 )
-LARGEST_ID = 2**53  # faster-coco-eval stores ids as float64
 
 
 def complete(file: AnnotationFile) -> None:
@@ -32,14 +28,18 @@ def complete(file: AnnotationFile) -> None:
     """
     for key in FIELDS:
         entries = list(_dicts(file, key))
-        _write_integers(file, entries)
+        write_integers(file, entries)
         if key == 'annotations':
             _fill_in(file, entries)
+        elif key == 'categories':
+            _write_names(file, entries)
+        else:
+            write_strings(file, entries)
         file.content[key] = _usable(file, key, entries)
     for key in ('images', 'categories'):
-        _check_ids(file, key)
-    _number(file)
-    _connect(file)
+        check_ids(file, key)
+    number_annotations(file)
+    connect(file)
 
 
 def _dicts(file: AnnotationFile, key: str) -> Iterator[Entry]:
@@ -52,14 +52,12 @@ def _dicts(file: AnnotationFile, key: str) -> Iterator[Entry]:
             file.problems.append(Problem(file.path, 'entry of the wrong type', detail, EXPORT))
 
 
-def _write_integers(file: AnnotationFile, entries: list[Entry]) -> None:
-    """Write ids such as 1.0 as integers."""
-    for name in ('id', 'image_id', 'category_id'):
-        if float in {type(entry.get(name)) for entry in entries}:
-            for entry in entries:
-                if isinstance(entry.get(name), float) and entry[name].is_integer():
-                    entry[name] = int(entry[name])
-                    file.changes[f'{name} written as an integer'] += 1
+def _write_names(file: AnnotationFile, categories: list[Entry]) -> None:
+    for category in categories:
+        name = category.get('name')
+        if isinstance(name, str | int | float) and class_name(name) != name:
+            category['name'] = class_name(name)
+            file.changes['category name written in another way'] += 1
 
 
 def _fill_in(file: AnnotationFile, annotations: list[Entry]) -> None:
@@ -83,6 +81,22 @@ def _fill_in(file: AnnotationFile, annotations: list[Entry]) -> None:
         elif is_box(box):
             annotation['area'] = box[2] * box[3]
             file.changes['area filled in from the box'] += 1
+    for annotation in [a for a in annotations if a.get('ignore')]:
+        _write_crowd(file, annotation)
+
+
+def _write_crowd(file: AnnotationFile, annotation: Entry) -> None:
+    """Write an object that is to be ignored as a crowd.
+
+    mmdet takes objects with ``ignore=1`` for background, and pycocotools for objects that must be found. Crowds are
+    neither.
+    """
+    annotation.update(iscrowd=1, ignore=0)
+    box = annotation.get('bbox')
+    if is_box(box) and not has_mask(annotation.get('segmentation')):
+        x, y, w, h = box
+        annotation['segmentation'] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    file.changes['ignore=1 written as iscrowd=1'] += 1
 
 
 def _all_numbers(annotations: list[Entry]) -> bool:
@@ -142,72 +156,3 @@ def _problem(key: str, name: str, entry: Entry) -> tuple[str, str, str] | None:
         if not isinstance(entry[field], types):
             return 'entry of the wrong type', f'{name} has {field}={str(entry[field])[:60]}', EXPORT
     return None
-
-
-def _remove_copies(file: AnnotationFile, key: str) -> None:
-    """Remove entries that equal an earlier one with the same id: a file was merged with itself."""
-    first, kept = {}, []
-    for entry in file.content[key]:
-        earlier = first.setdefault(str(entry.get('id')), entry)
-        if earlier is entry or earlier != entry:
-            kept.append(entry)
-        else:
-            file.changes[f'copy in {key} removed'] += 1
-    file.content[key] = kept
-
-
-def _check_ids(file: AnnotationFile, key: str) -> None:
-    """Find ids that different images or categories share."""
-    if len({entry['id'] for entry in file.content[key]}) == len(file.content[key]):
-        return
-    _remove_copies(file, key)
-    by_id: dict[int | str, list[str]] = {}
-    for entry in file.content[key]:
-        by_id.setdefault(entry['id'], []).append(entry['file_name' if key == 'images' else 'name'])
-    for id_, names in by_id.items():
-        if len(names) > 1:
-            detail = f'{len(names)} {key} have the id {id_}: {", ".join(names[:4])}'
-            fix = f'give each of the {key} its own id, and correct the annotations that refer to it'
-            file.problems.append(Problem(file.path, 'duplicate id', detail, fix))
-
-
-def _number(file: AnnotationFile) -> None:
-    """Number the annotations from 1 if their ids cannot be used.
-
-    pycocotools and faster-coco-eval take a match with the id 0 for none, and look up annotations by their ids. Nothing
-    else refers to annotations by id.
-    """
-    if _ids_can_be_used(file.content['annotations']):
-        return
-    _remove_copies(file, 'annotations')
-    if _ids_can_be_used(file.content['annotations']):
-        return
-    for number, annotation in enumerate(file.content['annotations'], start=1):
-        annotation['id'] = number
-        file.changes['annotation ids numbered from 1 in the order of the file'] += 1
-
-
-def _ids_can_be_used(annotations: list[Entry]) -> bool:
-    ids = [annotation.get('id') for annotation in annotations]
-    if {type(id_) for id_ in ids} - {int} or len(set(ids)) < len(ids):
-        return False
-    return min(ids, default=1) > 0 and max(ids, default=1) <= LARGEST_ID
-
-
-def _connect(file: AnnotationFile) -> None:
-    """Let annotations refer to images and categories that exist: an id may be 1 in one place and '1' in the other."""
-    for key, name in (('images', 'image_id'), ('categories', 'category_id')):
-        known = {entry['id'] for entry in file.content[key]}
-        unknown = [annotation for annotation in file.content['annotations'] if annotation[name] not in known]
-        alike = {str(id_): id_ for id_ in known}
-        for annotation in unknown:
-            if str(annotation[name]) in alike:
-                annotation[name] = alike[str(annotation[name])]
-                file.changes[f'{name} written as in {key}'] += 1
-        if key == 'categories':
-            for id_, count in Counter(a[name] for a in unknown if a[name] not in known).items():
-                detail = (
-                    f'{count} annotations have the category_id {id_}, and the categories {sorted(known, key=str)[:10]}'
-                )
-                fix = 'add the category to "categories", or remove the annotations'
-                file.problems.append(Problem(file.path, 'annotation of an unknown category', detail, fix))

@@ -1,5 +1,6 @@
 """COCO-format data, checked before training starts."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from backbones.errors import UserError
 from mmengine_plugin.data.checked_samples import CheckedSamples
 from mmengine_plugin.data.image_checks import transform_of
 
-from .annotation_file import IndexedAnnotations, refuse
-from .annotation_reader import read_annotations
+from .annotation_file import IndexedAnnotations, class_name, refuse
+from .annotation_reader import read_annotations, without_root
 from .class_checks import add_empty_categories, crowd_problems
 from .image_files import locate_images, read_sizes
 from .mask_checks import mask_problems
+from .usable_objects import left_out_images, unusable_objects
 
 
 @DATASETS.register_module()
@@ -40,6 +42,14 @@ class CheckedCocoDataset(CheckedSamples, CocoDataset):
     def __init__(self, *args, may_lack_classes: bool = False, **kwargs) -> None:
         self.may_lack_classes = may_lack_classes
         self.lacking: list[str] = []
+        metainfo, prefix = kwargs.get('metainfo'), kwargs.get('data_prefix') or {}
+        if metainfo and isinstance(metainfo.get('classes'), list | tuple):
+            kwargs['metainfo'] = dict(metainfo, classes=tuple(map(class_name, metainfo['classes'])))
+        if 'img_path' in prefix:
+            raise UserError(
+                f'{kwargs.get("ann_file")}: data_prefix has img_path, the key of mmsegmentation: write '
+                f'data_prefix=dict(img={prefix["img_path"]!r})'
+            )
         super().__init__(*args, **kwargs)
 
     def COCOAPI(self, local_path: str) -> IndexedAnnotations:
@@ -73,6 +83,13 @@ class CheckedCocoDataset(CheckedSamples, CocoDataset):
         refuse(list(crowd_problems(self.ann_file, file.content, classes, self.test_mode)))
         if transform_of(self, LoadAnnotations).with_mask:
             refuse(mask_problems(self.ann_file, file.content, classes))
+        problems, note = unusable_objects(self.ann_file, file.content, classes)
+        refuse(problems)
+        if note:
+            print_log(note, 'current', logging.WARNING)
+        if not self.test_mode:
+            for line in left_out_images(self.ann_file, file.content, classes, self.filter_cfg):
+                print_log(line, 'current')
         if file.changes:
             print_log(f'{self.ann_file}: {file.described_changes()}', 'current')
         return index
@@ -89,6 +106,8 @@ class CheckedCocoDataset(CheckedSamples, CocoDataset):
         """
         if self.backend_args is None:
             for what, path in (('annotation file', self.ann_file), ('image folder', self.data_prefix['img'])):
+                if found := without_root(path, self.data_root):
+                    raise UserError(f'{what} {path} is not there: {found}')
                 if not Path(path).exists():
                     raise UserError(
                         f'{what} {path} is not there (seen from {Path.cwd()}): put or link the data to '

@@ -14,7 +14,7 @@ from backbones.errors import UserError
 from mmengine_plugin.analysis.figures import draw_class_bars, draw_confusion_matrix, draw_error_bars
 from mmengine_plugin.analysis.report import Report, listed, percent, quiet, score, table, top_confusions
 
-from .coco_metric import evaluator
+from .coco_evaluators import evaluator
 from .masks import has_mask
 from .matching import match_all, rank_images
 from .result_samples import arrays, read_samples

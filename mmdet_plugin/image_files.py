@@ -11,12 +11,14 @@ from functools import cache
 from numbers import Real
 from os import path as osp
 from typing import Any
+from unicodedata import normalize
 from urllib.parse import unquote
 
 from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from PIL import Image
 
+from mmengine_plugin.data.folders import files_below
 from mmengine_plugin.data.image_checks import Problem
 
 from .annotation_file import AnnotationFile
@@ -37,17 +39,24 @@ def locate_images(file: AnnotationFile, folder: str) -> list[Problem]:
     Returns:
         A problem for each image that is not there.
     """
-    files = {path.replace(os.sep, '/') for path in fileio.list_dir_or_file(folder, list_dir=False, recursive=True)}
+    files = set(files_below(folder))
     unknown = [image for image in file.content['images'] if image['file_name'] not in files]
     if not unknown:
         return []
     names_in = cache(_names_in)
+    composed = {normalize('NFC', path): path for path in files}  # macOS decomposes letters with accents
     paths, names_of = {}, defaultdict(set)  # file_name: path, and back
     for image in file.content['images']:
         name = image['file_name']
         if name not in paths:
-            candidates = [name] if name in files else _spellings(name, folder)
-            paths[name] = next((path for path in candidates if path in files or _outside(path, folder, names_in)), None)
+            if name in files:
+                paths[name] = name
+            else:
+                found = (
+                    path if _outside(path, folder, names_in) else composed.get(normalize('NFC', path))
+                    for path in _spellings(name, folder)
+                )
+                paths[name] = next(filter(None, found), None)
             names_of[paths[name]].add(name)
     alike = {osp.splitext(osp.basename(path))[0].lower(): path for path in sorted(files)}
     problems = []

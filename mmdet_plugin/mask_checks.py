@@ -22,7 +22,7 @@ def mask_problems(file: str, content: Mapping[str, Any], classes: Sequence[str])
         One problem for each annotation without a mask, or a single one if no annotation has a mask.
     """
     ids = {category['id'] for category in content['categories'] if category['name'] in classes}
-    needed = [a for a in content['annotations'] if a['category_id'] in ids and not a.get('ignore')]
+    needed = [a for a in content['annotations'] if a['category_id'] in ids]
     lacking = [annotation for annotation in needed if not has_mask(annotation.get('segmentation'))]
     if lacking and len(lacking) == len(needed):
         detail = f'none of its {len(needed)} annotations has a mask, and the config trains masks'

@@ -15,6 +15,7 @@ from mmengine_plugin.atomic_files import atomic_file
 from .annotation_file import AnnotationFile
 from .check_dataset import TOLERANCE, read_completed
 from .class_checks import crowd_only
+from .file_checks import object_key, wrong_area
 from .image_files import has_size
 from .masks import are_numbers, area_of, box_of
 
@@ -22,7 +23,8 @@ from .masks import are_numbers, area_of, box_of
 def write_mended(datasets: Sequence[CocoDataset], folder: str | Path) -> dict[str, str]:
     """Write a mended copy of each annotation file that can be mended, and print what was changed.
 
-    Missing fields, ids, paths, areas, empty boxes, boxes beyond their image and classes with crowds only are mended.
+    Missing fields, ids, paths, areas, empty boxes, boxes beyond their image, repeated annotations and classes with
+    crowds only are mended.
     What cannot be known, such as the name of an unknown category, stays as it is.
 
     Args:
@@ -109,8 +111,13 @@ def mend(dataset: CocoDataset) -> AnnotationFile:
     if len(kept) < len(annotations):
         file.changes['annotation with an empty box removed'] += len(annotations) - len(kept)
         file.content['annotations'] = kept
+    first = {object_key(annotation): annotation for annotation in reversed(kept)}
+    if len(first) < len(kept):
+        file.changes['repeated annotation removed'] += len(kept) - len(first)
+        kept = [annotation for annotation in kept if first[object_key(annotation)] is annotation]
+        file.content['annotations'] = kept
     for annotation in kept:
-        if not are_numbers([annotation['area']]) or annotation['area'] <= 0:
+        if not are_numbers([annotation['area']]) or annotation['area'] <= 0 or wrong_area(annotation):
             annotation['area'] = _area(annotation)
             file.changes['area corrected'] += 1
     return file

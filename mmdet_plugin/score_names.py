@@ -2,7 +2,7 @@
 
 from mmdet.evaluation import CocoMetric
 
-from mmengine_plugin.engine.check_run_hook import score_names
+from mmengine_plugin.engine.scores import score_names
 
 from .coco_metric import FastCocoMetric
 
@@ -28,6 +28,11 @@ def coco_score_names(metric: CocoMetric) -> set[str] | None:
     for kind in metric.metrics:
         if kind == 'proposal_fast':
             names.update(f'AR@{number}' for number in metric.proposal_nums)
+        elif isinstance(metric, FastCocoMetric):
+            prefix = '' if kind == 'proposal' else f'{kind}_'
+            names.update(f'{prefix}{item}' for item in metric.items(kind))
+            if metric.of_classes and kind != 'proposal':
+                names.update(metric.class_score_name(kind, name) for name in metric.dataset_meta['classes'])
         elif kind == 'proposal':
             names.update(RECALLS if metric.metric_items is None else metric.metric_items)
         else:

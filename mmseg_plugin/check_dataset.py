@@ -19,9 +19,9 @@ from PIL import Image
 from backbones.errors import UserError
 from mmengine_plugin.data.image_checks import Problem, check_all, check_image, load_image, transform_of
 
-from .check_labels import check_colors, check_labels, check_numbering, count_colors
+from .check_labels import check_classes, check_colors, check_labels, check_numbering, count_colors
 from .datasets import FolderDataset
-from .load_masks import LoadMasks, has_colors, read_colors, to_values
+from .load_masks import LoadMasks, has_colors, label_table, read_colors, to_values
 from .pairs import find_pairs
 
 
@@ -32,11 +32,13 @@ class Finding:
     Attributes:
         problems: The problems of both.
         values: The pixel values of the label map; empty if it has no usable ones.
+        labels: The labels of a label map that has a colour for each class; otherwise empty.
         colors: The number of pixels of each packed colour; empty if the label map is not coloured by mistake.
     """
 
     problems: list[Problem] = field(default_factory=list)
     values: set[int] = field(default_factory=set)
+    labels: set[int] = field(default_factory=set)
     colors: Counter[int] = field(default_factory=Counter)
 
 
@@ -53,25 +55,40 @@ def check(datasets: Sequence[BaseSegDataset]) -> list[Problem]:
         UserError: If one of the data sets is not a BaseSegDataset of mmseg.
     """
     problems: list[Problem] = []
-    # folders of label maps and the values in them, by the number of classes and reduce_zero_label
-    numbered_alike: dict[tuple[int, bool], tuple[list[str], set[int]]] = {}
+    sound: list[tuple[BaseSegDataset, set[int]]] = []  # data sets whose label maps can be read, and their labels
+    # folders of label maps and the values in them, by the classes and reduce_zero_label
+    numbered_alike: dict[tuple[tuple[str, ...], bool], tuple[list[str], set[int]]] = {}
     for dataset in datasets:
         if not isinstance(dataset, BaseSegDataset):
             raise UserError(f'cannot check {type(dataset).__name__}: it is not a BaseSegDataset of mmseg')
-        found, values = _check_dataset(dataset)
+        found, values, labels = _check_dataset(dataset)
         problems += found
+        if labels is not None:
+            sound.append((dataset, labels))
         if not dataset.label_map:
-            numbering = (len(dataset.metainfo['classes']), dataset.reduce_zero_label)
+            numbering = (tuple(dataset.metainfo['classes']), dataset.reduce_zero_label)
             folders, all_values = numbered_alike.setdefault(numbering, ([], set()))
             folders.append(dataset.data_prefix.get('seg_map_path') or '')
             all_values |= values
-    for (classes, reduced), (folders, values) in numbered_alike.items():
-        problems += check_numbering(', '.join(dict.fromkeys(folders)), values, classes, reduced)
+    misnumbered = [
+        problem
+        for (classes, reduced), (folders, values) in numbered_alike.items()
+        for problem in check_numbering(', '.join(dict.fromkeys(folders)), values, classes, reduced)
+    ]
+    problems += misnumbered
+    if not misnumbered:
+        for dataset, labels in sound:
+            problems += check_classes(dataset, labels)
     return problems
 
 
-def _check_dataset(dataset: BaseSegDataset) -> tuple[list[Problem], set[int]]:
-    """The problems of folders and files, and the values that occur in the label maps."""
+def _check_dataset(dataset: BaseSegDataset) -> tuple[list[Problem], set[int], set[int] | None]:
+    """Check folders and files.
+
+    Returns:
+        The problems, the pixel values that occur in the label maps, and their labels as training reads them. The last
+        is ``None`` if there are problems or no label maps.
+    """
     folder, label_folder = dataset.data_prefix.get('img_path'), dataset.data_prefix.get('seg_map_path')
     if isinstance(dataset, FolderDataset):
         pairs = find_pairs(dataset)
@@ -89,10 +106,14 @@ def _check_dataset(dataset: BaseSegDataset) -> tuple[list[Problem], set[int]]:
     findings = check_all(check_one, files, folder or '')
     for finding in findings:
         problems += finding.problems
-    labels = [path for _, path in files]
-    problems += check_colors(dataset, {path: f.colors for path, f in zip(labels, findings, strict=True) if f.colors})
-    problems += check_labels(dataset, {path: f.values for path, f in zip(labels, findings, strict=True) if f.values})
-    return problems, set().union(*(finding.values for finding in findings))
+    paths = [path for _, path in files]
+    problems += check_colors(dataset, {path: f.colors for path, f in zip(paths, findings, strict=True) if f.colors})
+    problems += check_labels(dataset, {path: f.values for path, f in zip(paths, findings, strict=True) if f.values})
+    values = set().union(*(finding.values for finding in findings))
+    if problems or not any(paths):
+        return problems, values, None
+    table = label_table(dataset.reduce_zero_label, dataset.label_map)
+    return problems, values, set(table[sorted(values)].tolist()).union(*(finding.labels for finding in findings))
 
 
 def _list_stock_files(dataset: BaseSegDataset) -> tuple[list[Problem], list[tuple[str, str | None]]]:
@@ -178,14 +199,14 @@ def _check_label_map(path: str, content: bytes, pixels: np.ndarray, loader: Base
     """Find out whether a file is a label map, and which values or colours it has."""
     if isinstance(loader, LoadMasks) and loader.colors is not None:
         try:
-            loader.read_labels(content)
+            labels = loader.read_labels(content)
         except UserError as error:
             fix = (
                 'add the colour to values and its class to metainfo, or add it to ignored_values; if it occurs at the '
                 'borders of objects only, export the masks without smooth edges, and not as JPEG'
             )
             return Finding([Problem(path, 'colour of no class', str(error), fix)])
-        return Finding()  # these labels fit the classes
+        return Finding(labels=_distinct(labels))
     if pixels.ndim == 3 and (not isinstance(loader, LoadMasks) or has_colors(pixels)):
         return Finding(colors=count_colors(read_colors(content, loader.imdecode_backend)))
     try:
@@ -193,5 +214,9 @@ def _check_label_map(path: str, content: bytes, pixels: np.ndarray, loader: Base
     except UserError as error:
         fix = 'write it with 8 bits, and at most 255 classes'
         return Finding([Problem(path, 'label map of more than 8 bits', str(error), fix)])
-    counts = np.bincount(values.ravel())  # much faster than np.unique
-    return Finding(values=set(np.flatnonzero(counts).tolist()))
+    return Finding(values=_distinct(values))
+
+
+def _distinct(values: np.ndarray) -> set[int]:
+    """The distinct values of an array of uint8, much faster than by np.unique."""
+    return set(np.flatnonzero(np.bincount(values.ravel())).tolist())

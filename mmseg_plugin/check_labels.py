@@ -88,9 +88,10 @@ def check_labels(dataset: BaseSegDataset, found: dict[str, set[int]]) -> Iterato
         dataset: The data set that has the label maps.
         found: By file: the values of its pixels.
     """
-    classes, known = len(dataset.metainfo['classes']), dataset.label_map
+    names, known = dataset.metainfo['classes'], dataset.label_map
+    classes = len(names)
     offset = 1 if dataset.reduce_zero_label else 0  # pixel value of class 0
-    fitting = _fitting_values(set().union(*found.values()), classes)
+    fitting = _fitting_values(set().union(*found.values()), names)
     for path, values in found.items():
         unknown = [value for value in sorted(values) if not _is_known(value, classes, known, offset)]
         if not unknown:
@@ -115,11 +116,47 @@ def check_labels(dataset: BaseSegDataset, found: dict[str, set[int]]) -> Iterato
             )
 
 
-def _fitting_values(values: set[int], classes: int) -> str | None:
-    """The setting for label maps that have as many values as there are classes; otherwise ``None``."""
+def check_classes(dataset: BaseSegDataset, labels: set[int]) -> Iterator[Problem]:
+    """Find classes that no label map has. ADE20K's need not all occur, since a part of it may have been chosen.
+
+    Args:
+        dataset: The data set that has the label maps.
+        labels: The labels in all of them, as training reads them.
+    """
+    folder, classes = dataset.data_prefix['seg_map_path'], dataset.metainfo['classes']
+    lacking = [name for label, name in enumerate(classes) if label not in labels]
+    if len(lacking) == len(classes):
+        detail = f'all pixels of all of them are ignored, as label {IGNORED} is'
+        fix = 'export the masks again, with the index of its class in each pixel'
+        yield Problem(folder, 'label maps without any class', detail, fix)
+    elif classes != type(dataset).METAINFO.get('classes'):
+        fix = 'add masks that have it, or leave it out of metainfo.classes in every data set, and lower num_classes'
+        if dataset.test_mode:
+            fix = 'add masks that have it: until then, mIoU leaves it out, or counts 0 if one pixel is predicted as it'
+        for name in lacking:
+            yield Problem(folder, 'class that no label map has', repr(name), fix)
+
+
+def background(classes: Sequence[str]) -> str:
+    """Say how to name the background as the first class."""
+    named = tuple(dict.fromkeys(('background', *classes)))
+    return (
+        f'name the background, too: set metainfo=dict(classes={named}) in every data set, and '
+        f'num_classes={len(named)} in the heads'
+    )
+
+
+def _fitting_values(values: set[int], classes: Sequence[str]) -> str | None:
+    """The setting for label maps of which the values show the classes; otherwise ``None``.
+
+    They have as many values as there are classes, or one more: 0, for a background that the config does not name.
+    """
     for candidate in (values, values - {IGNORED}):
-        if len(candidate) == classes <= MAX_LISTED:
+        if len(candidate) == len(classes) <= MAX_LISTED:
             return f"set type='FolderDataset', values={tuple(sorted(candidate))} in the data set"
+    if values - {IGNORED} == set(range(len(classes) + 1)):
+        fix = f'if 0 is the background, {background(classes)}'
+        return fix if len(classes) == 1 else f'{fix}; if 0 is to be ignored, {NUMBERING}'
     return None
 
 
@@ -143,7 +180,7 @@ def _is_known(value: int, classes: int, known: dict[int, int] | None, offset: in
     return label < classes or label == IGNORED
 
 
-def check_numbering(folders: str, values: set[int], classes: int, reduced: bool) -> Iterator[Problem]:
+def check_numbering(folders: str, values: set[int], classes: Sequence[str], reduced: bool) -> Iterator[Problem]:
     """Find wrong numberings from the values in all label maps together, where mmseg's ``label_map`` maps no labels.
 
     With ``reduce_zero_label``, value v is class v - 1, and 0 is ignored: the values go from 0 to the number of classes.
@@ -154,30 +191,33 @@ def check_numbering(folders: str, values: set[int], classes: int, reduced: bool)
     Args:
         folders: Names of the folders with the label maps.
         values: The pixel values in all of them.
-        classes: Number of classes.
+        classes: Names of the classes.
         reduced: The value of ``reduce_zero_label``.
     """
-    used = values - {IGNORED}
-    if IGNORED in values and used <= {0}:
+    used, number = values - {IGNORED}, len(classes)
+    if values == {0, IGNORED}:
         zero = 'ignored, too' if reduced else 'the only class'
+        fix = 'use FolderDataset with values=(0, 255), or write 1 instead of 255'
+        if number == 1:
+            fix += f', and {background(classes)}'
         yield Problem(
             folders,
             'masks of 0 and 255',
             f'there is no other value, {IGNORED} is ignored, and 0 is {zero}',
-            'use FolderDataset with values=(0, 255), or write 1 instead of 255',
+            fix,
         )
-    elif reduced and used == set(range(classes)):
+    elif reduced and used == set(range(number)):
         yield Problem(
             folders,
             'classes numbered from 0 with reduce_zero_label=True',
-            f'the values go from 0 to {classes - 1}: 0 is ignored, and {classes}, the last class, never occurs',
+            f'the values go from 0 to {number - 1}: 0 is ignored, and {number}, the last class, never occurs',
             NUMBERING,
         )
-    elif not reduced and used and max(used) == classes:
+    elif not reduced and used and max(used) == number:
         yield Problem(
             folders,
             'classes numbered from 1 with reduce_zero_label=False',
-            f'the values go up to {classes}, and the last of {classes} classes is {classes - 1}',
+            f'the values go up to {number}, and the last of {number} classes is {number - 1}',
             _fitting_values(used, classes) or NUMBERING,
         )
 

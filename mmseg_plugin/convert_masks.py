@@ -1,4 +1,4 @@
-"""Converting coloured masks to label maps, whose pixels are the indices of classes."""
+"""Coloured masks as label maps, whose pixels are the indices of classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from backbones.errors import UserError
-from mmengine_plugin.atomic_files import atomic_folder
 
 from .color_masks import IGNORED, RGB, colors_to_indices, pack_colors, unpack_color
 
@@ -20,44 +19,42 @@ VOC_BORDER = (224, 224, 192)  # colour of the pixels between two objects, which 
 LISTED = 20  # colours in a message
 
 
-def convert_masks(src: Path, out: Path, colors: Mapping[str, RGB]) -> tuple[int, list[str]]:
-    """Convert all masks of a folder to 8-bit PNGs of class indices. VOC's border becomes 255, which is ignored.
+def write_label_maps(src: Path, out: Path, colors: Mapping[str, RGB]) -> tuple[list[str], list[str]]:
+    """Write all masks of a folder as 8-bit PNGs of class indices. VOC's border becomes 255, which is ignored.
 
     Args:
         src: Folder of the masks; the folders inside it are kept.
-        out: Folder to write, whole or not at all; it must not exist.
+        out: Folder to write to.
         colors: Colour of each class, in the order of their indices. It may be empty if all masks are numpy files that
             hold indices.
 
     Returns:
-        The number of masks, and the names of the classes.
+        The names of the masks below ``src`` without their endings, and the names of the classes.
 
     Raises:
         UserError: If a mask cannot be read or has another colour. The message names the file.
     """
-    if out.resolve().is_relative_to(src.resolve()):
-        raise UserError(f'{out} is inside {src}: name a folder outside the one that is converted')
     ignored = [VOC_BORDER] if VOC_BORDER not in colors.values() else []
     written: dict[Path, Path] = {}
     last = 0
-    with atomic_folder(out) as temporary:
-        for path in tqdm(mask_files(src), 'masks', mininterval=1, leave=False, disable=None):
-            place = path.relative_to(src).with_suffix('.png')
-            if place in written:
-                raise UserError(f'{path} and {written[place]} would both become {place}: keep one')
-            written[place] = path
-            labels = read_mask(path)
-            if labels.ndim == 3:
-                if not colors:
-                    raise UserError(f'name the classes, for example: --colors {suggest_colors(src)}')
-                try:
-                    labels = colors_to_indices(labels, list(colors.values()), ignored)
-                except UserError as error:
-                    raise UserError(f'{path}: {error}; add its class to the colours') from error
-            last = max(last, int(labels.max(where=labels < IGNORED, initial=0)))
-            (temporary / place).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(labels).save(temporary / place)
-    return len(written), list(colors) or [f'class{index}' for index in range(last + 1)]
+    for path in tqdm(mask_files(src), 'masks', mininterval=1, leave=False, disable=None):
+        place = path.relative_to(src).with_suffix('.png')
+        if place in written:
+            raise UserError(f'{path} and {written[place]} would both become {place}: keep one')
+        written[place] = path
+        labels = read_mask(path)
+        if labels.ndim == 3:
+            if not colors:
+                raise UserError(f'name the classes, for example: --colors {suggest_colors(src)}')
+            try:
+                labels = colors_to_indices(labels, list(colors.values()), ignored)
+            except UserError as error:
+                raise UserError(f'{path}: {error}; add its class to the colours') from error
+        last = max(last, int(labels.max(where=labels < IGNORED, initial=0)))
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels).save(out / place)
+    names = [place.with_suffix('').as_posix() for place in written]
+    return names, list(colors) or [f'class{index}' for index in range(last + 1)]
 
 
 def mask_files(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from mmengine.fileio import list_dir_or_file
 from mmseg.datasets import ADE20KDataset, BaseSegDataset
@@ -11,13 +12,36 @@ from PIL import Image
 from backbones.errors import UserError, did_you_mean
 from mmengine_plugin.data.checked_samples import CheckedSamples
 
+from .check_labels import background
 from .color_masks import IGNORED, NO_CLASS, RGB
-from .load_masks import with_masks
+from .load_masks import with_masks, without_masks
 from .pairs import find_pairs
 
 
 class CheckedFolders(CheckedSamples, BaseSegDataset):
-    """mmseg's BaseSegDataset, which checks each label map that it loads."""
+    """mmseg's BaseSegDataset, which checks each label map that it loads.
+
+    Args:
+        *args: Arguments of BaseSegDataset.
+        pipeline: Transforms. In a test without masks, LoadAnnotations is left out.
+        data_prefix: Folders of images, ``img_path``, and of masks, ``seg_map_path``. Without the latter, or if it is
+            ``None``, there are no masks.
+        test_mode: Whether the data set is for a validation or a test.
+        **kwargs: Arguments of BaseSegDataset.
+    """
+
+    def __init__(
+        self,
+        *args,
+        pipeline: Sequence = (),
+        data_prefix: Mapping[str, str | None] = MappingProxyType(dict(img_path='', seg_map_path='')),
+        test_mode: bool = False,
+        **kwargs,
+    ) -> None:
+        folders = {key: folder for key, folder in data_prefix.items() if folder is not None}
+        if test_mode and 'seg_map_path' not in folders:
+            pipeline = without_masks(pipeline)
+        super().__init__(*args, pipeline=pipeline, data_prefix=folders, test_mode=test_mode, **kwargs)
 
     def refuse_sample(self, info: Mapping, sample: Mapping) -> None:
         """Refuse a label map if its size is not that of its image, or if it has labels that belong to no class."""
@@ -45,6 +69,18 @@ class CheckedFolders(CheckedSamples, BaseSegDataset):
         )
 
 
+def refuse_one_class(classes: Sequence[str]) -> None:
+    """Refuse a single class: each pixel would be of this class, the loss 0, and the score 100.
+
+    Raises:
+        UserError: If there is only one class.
+    """
+    if len(classes) == 1:
+        raise UserError(
+            f'metainfo: classes={tuple(classes)} has one class, so every pixel is of it: {background(classes)}'
+        )
+
+
 @DATASETS.register_module()
 class CheckedADE20KDataset(CheckedFolders, ADE20KDataset):
     """mmseg's ADE20KDataset, checked before training starts.
@@ -61,8 +97,9 @@ class CheckedADE20KDataset(CheckedFolders, ADE20KDataset):
         """The labels of ``new_classes`` by those of ADE20K; ``None`` if there are no new classes.
 
         Raises:
-            UserError: If ADE20K does not have one of the new classes.
+            UserError: If ADE20K does not have one of the new classes, or if there is only one.
         """
+        refuse_one_class(new_classes or ())
         known = cls.METAINFO['classes']
         unknown = [f'{name!r}{did_you_mean(name, known)}' for name in new_classes or () if name not in known]
         if unknown:
@@ -137,7 +174,8 @@ class FolderDataset(CheckedFolders):
         **kwargs: Arguments of BaseSegDataset.
 
     Raises:
-        UserError: If there are no class names, if their number is not the number of values, or if an image has no mask.
+        UserError: If there are fewer than two classes, if their number is not that of the values, or if an image has no
+            mask.
     """
 
     def __init__(
@@ -197,6 +235,7 @@ class FolderDataset(CheckedFolders):
             raise UserError(
                 f"metainfo: classes={new_classes!r} must name the classes: metainfo=dict(classes=('a', 'b'))"
             )
+        refuse_one_class(new_classes)
         if self.values is None and not self.ignored_values:
             return None
         if self.reduce_zero_label:

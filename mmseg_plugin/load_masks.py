@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mmcv
 import numpy as np
@@ -157,17 +157,32 @@ def with_masks(pipeline: Sequence, **settings) -> list:
         pipeline: Transforms, as in a config.
         **settings: ``colors`` and ``ignored`` of LoadMasks.
     """
+    return _change_loaders(pipeline, lambda step: {**step, 'type': LoadMasks, **settings})
+
+
+def without_masks(pipeline: Sequence) -> list:
+    """Leave LoadAnnotations out of a pipeline, also within TestTimeAug and other wrappers.
+
+    Args:
+        pipeline: Transforms, as in a config.
+    """
+    return _change_loaders(pipeline, lambda step: None)
+
+
+def _change_loaders(pipeline: Sequence, change: Callable[[dict], dict | None]) -> list:
+    """Replace each LoadAnnotations by what ``change`` returns for it; ``None`` leaves it out."""
     steps = []
     for step in pipeline:
         if isinstance(step, (list, tuple)):
-            step = with_masks(step, **settings)
+            step = _change_loaders(step, change) or None  # TestTimeAug has no use for an empty list
         elif isinstance(step, dict):
             if isinstance(step.get('transforms'), (list, tuple)):
-                step = {**step, 'transforms': with_masks(step['transforms'], **settings)}
+                step = {**step, 'transforms': _change_loaders(step['transforms'], change)}
             kind = step.get('type')
             if isinstance(kind, str):
                 kind = TRANSFORMS.get(kind)
-            if kind is LoadAnnotations:
-                step = {**step, 'type': LoadMasks, **settings}
-        steps.append(step)
+            if kind in (LoadAnnotations, LoadMasks):
+                step = change(step)
+        if step is not None:
+            steps.append(step)
     return steps

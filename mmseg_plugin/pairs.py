@@ -10,6 +10,7 @@ from mmengine import fileio
 from mmseg.datasets import BaseSegDataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from mmengine_plugin.data.folders import files_below
 from mmengine_plugin.data.image_checks import Problem
 
 from .pair_problems import FolderFiles, left_out, missing_places, no_images, unusable, without_mask
@@ -103,7 +104,11 @@ def _read_folders(dataset: BaseSegDataset) -> FolderFiles:
 
 def _files(folder: str, backend_args: dict | None) -> list[str]:
     """The names of all files below a folder, sorted, without hidden ones."""
-    return sorted(fileio.list_dir_or_file(folder, list_dir=False, recursive=True, backend_args=backend_args))
+    if backend_args is None:
+        names = files_below(folder)
+    else:
+        names = fileio.list_dir_or_file(folder, list_dir=False, recursive=True, backend_args=backend_args)
+    return sorted(name for name in names if not osp.basename(name).startswith('.'))
 
 
 def _outside(names: Sequence[str], folder: str, other: str) -> list[str]:

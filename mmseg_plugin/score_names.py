@@ -2,22 +2,24 @@
 
 from mmseg.evaluation import IoUMetric
 
-from mmengine_plugin.engine.check_run_hook import score_names
+from mmengine_plugin.engine.scores import score_names
+
+from .iou_metric import CheckedIoUMetric
 
 SCORES = dict(mIoU=('mIoU', 'mAcc'), mDice=('mDice', 'mAcc'), mFscore=('mFscore', 'mPrecision', 'mRecall'))
 
 
 @score_names.register
 def iou_score_names(metric: IoUMetric) -> set[str] | None:
-    """List the scores of IoUMetric. Those of subclasses are not known.
+    """List the scores of IoUMetric and CheckedIoUMetric. Those of other subclasses are not known.
 
     Args:
         metric: A metric of segmentation.
 
     Returns:
-        Names such as ``'mIoU'``; an empty set with ``format_only``; ``None`` for subclasses.
+        Names such as ``'mIoU'``; an empty set with ``format_only``; ``None`` for other subclasses.
     """
-    if type(metric) is not IoUMetric:
+    if type(metric) not in (IoUMetric, CheckedIoUMetric):
         return None
     if metric.format_only:
         return set()

@@ -90,8 +90,9 @@ def test_a_label_map_that_is_missing(tool, tmp_path, mini_data):
         ),
         (
             "model = dict(backbone=dict(type='MambaOot'))",
-            ["MambaOot is not registered in mmdet::model (did you mean 'MambaOut'?)"],
+            ["model.backbone.type: MambaOot is not registered in mmdet::model (did you mean 'MambaOut'?)"],
         ),
+        ('runner = dict(max_epochs=7)', ['runner.max_epochs -> train_cfg=dict(max_epochs=7)']),
         (
             "source = dict(_delete_=True, type='Pretrained', checkpoint='hf-hub:timm/mambaout_tiny.in1k')\n"
             'model = dict(backbone=dict(init_cfg=source))',
@@ -196,6 +197,14 @@ def test_heads_of_another_number_of_classes_than_the_data(tool, tmp_path, mini_d
     path = child(tmp_path, f'train_dataloader = dict(dataset=dict(metainfo=dict(classes={classes})))')
     done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
     refuses(done, 'roi_head.bbox_head.num_classes is 6', f'has {count} classes', 'num_classes in the heads')
+
+
+def test_a_list_of_hooks_without_ours_does_not_switch_off_the_check_of_classes(tool, tmp_path, mini_data):
+    path = child(
+        tmp_path, "custom_hooks = [dict(type='EMAHook')]\nmodel = dict(roi_head=dict(bbox_head=dict(num_classes=5)))"
+    )
+    done = tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data)
+    refuses(done, 'roi_head.bbox_head.num_classes is 5', 'has 6 classes')
 
 
 def test_a_single_class_without_its_comma(tool, tmp_path, mini_data):

@@ -62,7 +62,8 @@ def project(mini_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp('project')
     make_pets(mini_data / 'data/mini/coco', folder / 'data/pets')
     make_cracks(mini_data / 'data/mini/ade20k', folder / 'data/cracks')
-    for name, text in CONFIGS.items():
+    for name in SIZES:
+        text = CONFIGS[name]
         assert SIZES[name] in text and len(text.splitlines()) <= 10
         (folder / f'{name}.py').write_text(text.replace(SIZES[name], MINI[name]))
     return folder

@@ -53,6 +53,7 @@ CHECKED = 'ours: the same data, checked before training starts'
 WHOLE = 'ours: an image that cannot be loaded is an error; mmengine would replace it by another'
 ZERO = 'ours: the same, but set in the data set, so that other data sets need no other pipelines'
 SCORED = 'ours: the same scores, counted faster'
+NAMED = 'ours: the same scores, and a warning that names the classes without a pixel'
 SAFE = 'ours: the same training, which can be killed at any time and resumed bit for bit'
 KEPT = 'ours: which checkpoints are kept, not how the model trains'
 NORMS = 'ours: norms are exempt by their type, not by their name; a test below lists the parameters that differ'
@@ -95,6 +96,8 @@ DIFFERENCES = {
         'train_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
         'val_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
         'test_dataloader.dataset.type': ('ADE20KDataset', 'CheckedADE20KDataset', CHECKED),
+        'val_evaluator.type': ('IoUMetric', 'CheckedIoUMetric', NAMED),
+        'test_evaluator.type': ('IoUMetric', 'CheckedIoUMetric', NAMED),
         'train_dataloader.dataset.pipeline.1.reduce_zero_label': (True, ABSENT, ZERO),
         'val_dataloader.dataset.pipeline.2.reduce_zero_label': (True, ABSENT, ZERO),
         'test_dataloader.dataset.pipeline.2.reduce_zero_label': (True, ABSENT, ZERO),

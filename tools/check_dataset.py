@@ -9,7 +9,6 @@ mended copy of each annotation file that can be mended is written, and the setti
 """
 
 import doctor  # noqa: F401  (says what to type if an import below fails)
-import importlib
 import sys
 import warnings
 from dataclasses import asdict
@@ -23,8 +22,9 @@ from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.cli.arguments import config_parser
 from mmengine_plugin.cli.configs import load_config
 from mmengine_plugin.cli.error_messages import run
-from mmengine_plugin.data.class_lists import class_list_problems
+from mmengine_plugin.data.check_data import find_problems
 from mmengine_plugin.data.image_checks import Problem
+from mmengine_plugin.data.wrapped_sets import configured_sets
 from mmengine_plugin.inference.drawing import draw_samples
 
 LISTED = 3  # problems of each kind in the table; --json has all
@@ -62,21 +62,6 @@ def main() -> None:
     sys.exit(1 if problems else 0)
 
 
-def find_problems(cfg: Config) -> list[Problem]:
-    """Find the problems of all data sets in a config's data loaders; each set is read once."""
-    datasets, problems = [], []
-    for key, config in data_configs(cfg):
-        try:
-            datasets.append(DATASETS.build(dict(config, lazy_init=True)))
-        except UserError as error:
-            problems.append(Problem(cfg.filename, f'refused {key}', str(error), 'change the config'))
-    check = importlib.import_module(f'{cfg.default_scope}_plugin.check_dataset').check
-    problems += check(datasets)
-    for message in class_list_problems(cfg):
-        problems.append(Problem(cfg.filename, 'different lists of classes', message, 'write the same list everywhere'))
-    return list(dict.fromkeys(problems))  # data sets that share files have the same problems
-
-
 def fix(cfg: Config, folder: str) -> None:
     """Write mended copies of annotation files, and print the settings that use them."""
     if cfg.default_scope == 'mmseg':
@@ -84,28 +69,8 @@ def fix(cfg: Config, folder: str) -> None:
         return
     from mmdet_plugin.mending import print_settings, write_mended
 
-    datasets = [DATASETS.build(dict(config, lazy_init=True)) for _, config in data_configs(cfg)]
+    datasets = [DATASETS.build(dict(config, lazy_init=True)) for _, config in configured_sets(cfg)]
     print_settings(cfg, write_mended(datasets, folder))
-
-
-def data_configs(cfg: Config) -> list[tuple[str, dict]]:
-    """The data sets of all data loaders, each once, with the name of its data loader."""
-    found: list[tuple[str, dict]] = []
-    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for config in leaves(cfg[key].dataset) if cfg.get(key) else []:
-            if config not in [other for _, other in found]:  # the test set is often the validation set
-                found.append((key, config))
-    return found
-
-
-def leaves(config: dict) -> list[dict]:
-    """The data sets inside wrappers such as ConcatDataset and RepeatDataset, or the data set itself."""
-    children = list(config.get('datasets', ()))
-    if config.get('dataset'):
-        children.append(config['dataset'])
-    if not children:
-        return [config]
-    return [leaf for child in children for leaf in leaves(child)]
 
 
 def print_table(problems: list[Problem]) -> None:

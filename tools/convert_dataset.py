@@ -2,7 +2,7 @@
 """Convert a data set for detection to COCO's format, or coloured masks for segmentation to label maps.
 
     python tools/convert_dataset.py auto data/pets_yolo data/pets
-    python tools/convert_dataset.py masks data/roads/masks data/roads_indices --labelmap data/roads/labelmap.txt
+    python tools/convert_dataset.py masks data/roads data/roads_indices
 
 FORMAT is coco, cvat, labelme, supervisely, voc, yolo or masks; auto finds it by what is in SRC. Images stay where they
 are, and OUT refers to them. The program ends by printing a config to train with.
@@ -18,13 +18,6 @@ from backbones.errors import UserError
 from mmengine_plugin.cli.error_messages import run
 
 FORMATS = ('auto', 'coco', 'cvat', 'labelme', 'masks', 'supervisely', 'voc', 'yolo')
-SEGMENTOR = """_base_ = __import__('mmseg_plugin').config('upernet_mambaout_tiny')
-data = dict(type='FolderDataset', metainfo=dict(classes={classes!r}))
-model = dict(decode_head=dict(num_classes={count}), auxiliary_head=dict(num_classes={count}))
-train_dataloader = dict(dataset=dict(**data, data_prefix=dict(img_path='IMAGES', seg_map_path={out!r})))
-val_dataloader = dict(dataset=dict(**data, data_prefix=dict(img_path='IMAGES', seg_map_path={out!r})))
-test_dataloader = val_dataloader
-"""
 
 
 def fraction(text: str) -> float:
@@ -59,17 +52,27 @@ def main() -> None:
         choices=['boxes', 'rectangles'],
         help='if only some objects have masks: use boxes alone, or take a box without a mask as a rectangular mask',
     )
-    parser.add_argument('--labelmap', type=Path, help='masks: file with lines NAME:RED,GREEN,BLUE, in class order')
+    parser.add_argument(
+        '--labelmap', type=Path, help='masks: file with lines NAME:RED,GREEN,BLUE (default: labelmap.txt of SRC)'
+    )
     parser.add_argument(
         '--colors', nargs='+', type=color, default=[], metavar='NAME:R,G,B', help='masks: the same, without a file'
     )
     args = parser.parse_args()
     if not args.src.is_dir():
         raise UserError(f'{args.src} is not a folder (seen from {Path.cwd()}): name one, and unpack archives first')
+    if args.format == 'auto' and is_mask_export(args.src):
+        print(f'{args.src} has the format masks')
+        args.format = 'masks'
     if args.format == 'masks':
         convert_colors(args)
     else:
         convert_objects(args)
+
+
+def is_mask_export(src: Path) -> bool:
+    """Whether a folder has coloured masks in the layout of Pascal VOC, and no boxes."""
+    return (src / 'SegmentationClass').is_dir() and not (src / 'Annotations').is_dir()
 
 
 def convert_objects(args: argparse.Namespace) -> None:
@@ -83,26 +86,32 @@ def convert_objects(args: argparse.Namespace) -> None:
         name = formats.detect(folder)
         print(f'{args.src} has the format {name}')
     source = formats.READERS[name](folder)
+    if not source.images:
+        raise UserError(f'{args.src} has no labels of the format {name}: name its folder, or use auto')
     dataset, text, config = write(source, args.src, args.out, args.mixed, args.val_fraction, args.seed)
     for note in dataset.notes:
         print(f'note: {note}')
     counts = Counter(part.category for part in dataset.objects)
     print(f'{len(dataset.images)} images, {counts.total()} objects:', end=' ')
     print(', '.join(f'{counts[category]} {category}' for category in dataset.categories))
-    print(f'{config}, which starts from the folder {Path.cwd()}:\n\n{text}')
-    print(f'next: python tools/check_dataset.py {shlex.quote(str(config))}')
+    print_config(config, text)
 
 
 def convert_colors(args: argparse.Namespace) -> None:
     """Convert coloured masks to label maps."""
     from mmseg_plugin.color_masks import read_labelmap
-    from mmseg_plugin.convert_masks import convert_masks
+    from mmseg_plugin.mask_export import convert_export
 
     colors = read_labelmap(args.labelmap) if args.labelmap else dict(args.colors)
-    count, classes = convert_masks(args.src, args.out, colors)
-    print(f'{args.out}: {count} masks with the classes {", ".join(classes)}\n')
-    print('A config; put the folder of your images for IMAGES, and name other folders for validation:\n')
-    print(SEGMENTOR.format(classes=tuple(classes), count=len(classes), out=args.out.as_posix()))
+    text, notes = convert_export(args.src, args.out, colors, args.val_fraction, args.seed)
+    print(*notes, sep='\n')
+    print_config(args.out / f'{args.out.resolve().name}.py', text)
+
+
+def print_config(path: Path, text: str) -> None:
+    """Print the config that was written, and the command that comes next."""
+    print(f'{path}; its paths begin at {Path.cwd()}, so run the programs from there:\n\n{text}')
+    print(f'next: python tools/check_dataset.py {shlex.quote(str(path))}')
 
 
 if __name__ == '__main__':

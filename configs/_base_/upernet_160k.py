@@ -44,6 +44,8 @@ val_dataloader = dict(
     worker_init_fn=workers, dataset=dict(type='CheckedADE20KDataset', pipeline=test_pipeline, test_mode=True)
 )
 test_dataloader = val_dataloader
+val_evaluator = dict(type='CheckedIoUMetric')
+test_evaluator = val_evaluator
 
 optim_wrapper = dict(
     _delete_=True,

@@ -41,9 +41,14 @@ def detect(folder: Folder) -> str:
     places = {part.lower() for path in folder.with_ending('.txt') for part in path.relative_to(folder.root).parts[:-1]}
     if names & set(yolo.NAME_FILES) or 'labels' in places or folder.with_ending('.names'):
         found.add('yolo')
+    if not found and folder.root.name.lower() in ('images', 'labels', 'annotations', 'jpegimages'):
+        raise UserError(f'{folder.root} has only a part of a data set: name the folder above it')
     if len(found) != 1:
         what = f'may be {" or ".join(sorted(found))}' if found else 'has no labels of a known format'
-        raise UserError(f'{folder.root} {what}: name one of {", ".join(READERS)}, and the folder that has the labels')
+        raise UserError(
+            f'{folder.root} {what}: name one of {", ".join(READERS)}, and the folder that has the labels, or masks and '
+            'the folder of coloured masks'
+        )
     return found.pop()
 
 

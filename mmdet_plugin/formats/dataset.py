@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backbones.errors import UserError
+from mmengine_plugin.data.splits import choose_validation
 
 from .images import is_turned
 from .objects import Object, Size, rectangle_as_mask
@@ -80,7 +80,9 @@ def finish(dataset: Dataset, root: Path, mixed: str | None, val_fraction: float,
         )
     images = [replace(image, objects=[part for part in image.objects if part.area > 0]) for image in dataset.images]
     if not any(image.objects for image in images):
-        raise UserError(f'{len(images)} images were read, but no objects: name the folder that has the labels')
+        raise UserError(
+            f'{root} has {len(images)} images with labels, but no objects: name the folder that has the labels'
+        )
     if empty := [a.path for a, b in zip(dataset.images, images, strict=True) if len(a.objects) > len(b.objects)]:
         notes.append(f'images with objects without area, which are left out: {len(empty)}, the first is {empty[0]}')
     images = _with_equal_masks(images, mixed)
@@ -141,14 +143,10 @@ def _with_splits(
         raise UserError(f'there are only images for {" and ".join(sorted(found))}: name the folder above all splits')
     if 'val' in found:
         return split
-    train = [image for image in split if image.split == 'train']
-    train.sort(key=lambda image: hashlib.sha256(f'{seed} {name_below(image.path, root)}'.encode()).digest())
-    count = max(1, round(fraction * len(train)))
-    if count >= len(train):
-        raise UserError(f'{len(train)} images cannot be split into training and validation: add images')
-    chosen = {image.path for image in train[:count]}
-    notes.append(f'{count} of {len(train)} training images became the validation set (--val-fraction, --seed)')
-    return [replace(image, split='val') if image.path in chosen else image for image in split]
+    train = {image.path: name_below(image.path, root) for image in split if image.split == 'train'}
+    chosen = choose_validation(train.values(), fraction, seed)
+    notes.append(f'{len(chosen)} of {len(train)} training images became the validation set (--val-fraction, --seed)')
+    return [replace(image, split='val') if train.get(image.path) in chosen else image for image in split]
 
 
 def name_below(path: Path, root: Path) -> str:

@@ -51,7 +51,7 @@ def check_option(cfg: Config, option: str) -> None:
                 raise UserError(f'--cfg-options {option}: {name!r} must be an index below {len(section)}')
             section = section[int(name)]
         elif isinstance(section, Mapping):
-            arguments, complete = _arguments(section, cfg)
+            arguments, complete = arguments_of(section, cfg)
             known = {*section, *arguments}
             if name not in known:
                 near = did_you_mean(name, known, cutoff=0.5 if complete else 0.8)
@@ -62,16 +62,21 @@ def check_option(cfg: Config, option: str) -> None:
             return  # a new section: there is nothing to compare with
 
 
-def _arguments(section: Mapping, cfg: Config) -> tuple[set[str], bool]:
-    """The arguments of what is built from a section of the config, and whether it takes no others."""
+def arguments_of(section: Mapping, cfg: Config) -> tuple[set[str], bool]:
+    """List the arguments of what is built from a section of a config.
+
+    Args:
+        section: The whole config, a data loader, or a section with a ``type``.
+        cfg: The config.
+
+    Returns:
+        The names of the arguments, and whether no others are taken.
+    """
     if section is as_mapping(cfg):
         return {*inspect.signature(Runner).parameters, *RUNNER_KEYS}, True
     if 'dataset' in section and 'type' not in section:
         return {*inspect.signature(DataLoader).parameters, 'num_batch_per_epoch'}, True
-    built = section.get('type')  # a class or its registered name
-    if isinstance(built, str):
-        found = (r.get(f'{cfg.default_scope}.{built}') or r.get(built) for r in REGISTRIES)
-        built = next(filter(None, found), None)
+    built = built_from(section, cfg)
     if inspect.isfunction(built):
         callables = [built]
         returned = inspect.signature(built, eval_str=True).return_annotation
@@ -88,3 +93,12 @@ def _arguments(section: Mapping, cfg: Config) -> tuple[set[str], bool]:
             names.update(parameters)
             takes_any.append(any(p.kind is p.VAR_KEYWORD for p in parameters.values()))
     return names | BUILDER_KEYS, bool(names) and not all(takes_any)
+
+
+def built_from(section: Mapping, cfg: Config) -> object:
+    """The class or function that the ``type`` of a section names; ``None`` if it is not registered."""
+    built = section.get('type')  # a class or its registered name
+    if isinstance(built, str):
+        found = (r.get(f'{cfg.default_scope}.{built}') or r.get(built) for r in REGISTRIES)
+        built = next(filter(None, found), None)
+    return built

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
@@ -18,6 +18,7 @@ from backbones.safe_checkpoint import trust_checkpoints
 from ..atomic_files import make_folder
 from ..data.class_lists import concatenation_problems, let_parts_lack_classes
 from ..data.image_channels import check_channels
+from ..data.metainfo import metainfo_problems
 from .cfg_options import check_option
 from .config_checks import (
     check_constructor,
@@ -27,8 +28,15 @@ from .config_checks import (
     has_our_backbone,
     refuse_sharding,
 )
+from .error_messages import note_config
 from .launching import RANK_VARIABLES, join_processes
+from .old_settings import refuse_old_option, refuse_old_settings
+from .paths import expand_path, expand_paths
+from .segmentation_losses import mend_losses
 from .sliding_window import complete_sliding_window
+from .unread_variables import warn_of_unread_variables
+
+OUR_HOOKS = ('StrictLoadHook', 'ResumeHook', 'CheckRunHook', 'NumClassesHook', 'SkippedSamplesHook')
 
 
 def load_config(path: str, options: Mapping[str, object]) -> Config:
@@ -42,9 +50,10 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
         The config.
 
     Raises:
-        UserError: If the file or one of its bases does not exist or cannot be read, if the model's backbone is ours
-            and the config does not import our plugin, if an option names a key that does not exist, if the settings
-            of a sliding window cannot be used, or if settings disagree about the channels of the images.
+        UserError: If the file or one of its bases does not exist or cannot be read, if it has settings that only
+            mmdet 2.x and mmseg 0.x read, if the model's backbone is ours and the config does not import our plugin, if
+            an option names a key that does not exist, if a path holds control characters, if the settings of a sliding
+            window cannot be used, or if settings disagree about the channels of the images.
     """
     if Path(path).is_dir():
         raise UserError(f'{path} is a folder: name a config file in it')
@@ -74,18 +83,25 @@ def load_config(path: str, options: Mapping[str, object]) -> Config:
         raise UserError(
             f'config {path}: {failed.__context__ or failed}; if this is not a module of your own, run tools/doctor.py'
         ) from error
+    refuse_old_settings(cfg)
     if 'model' not in cfg or 'default_scope' not in cfg:
         raise UserError(f'config {path} has no model and default_scope: is it a base rather than a whole config?')
     check_plugin(cfg)
+    warn_of_unread_variables(cfg)
     for key in options:
+        refuse_old_option(cfg, key)
         check_option(cfg, key)
     try:
         cfg.merge_from_dict(options)
     except TypeError as error:
         raise UserError(f'--cfg-options {" ".join(options)}: {str(error).split(". ")[0]}') from error
+    note_config(cfg)
+    expand_paths(cfg)
     complete_sliding_window(cfg)
     let_parts_lack_classes(cfg)
     check_channels(cfg)
+    for problem in metainfo_problems(cfg):  # before a data set fails on it
+        raise UserError(problem)
     return cfg
 
 
@@ -112,20 +128,31 @@ def load_run(args: argparse.Namespace) -> Config:
     cfg = load_config(args.config, args.cfg_options)
     for check in (check_functions, check_constructor, check_loaders, check_loop, refuse_sharding):
         check(cfg)
+    mend_losses(cfg)
     for problem in concatenation_problems(cfg):  # before upstream's ConcatDataset fails on it
         raise UserError(problem)
-    hooks = list(cfg.get('custom_hooks') or [])
-    # a config's own list of hooks replaces that of its base
-    for name in ('StrictLoadHook', 'ResumeHook', 'CheckRunHook'):
-        if all(hook['type'] != name for hook in hooks):
-            hooks.append(dict(type=name))
-    cfg.custom_hooks = hooks
+    cfg.custom_hooks = with_our_hooks(cfg.get('custom_hooks') or [])
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    work_dir = args.work_dir and expand_path(args.work_dir, '--work-dir')
+    cfg.work_dir = work_dir or cfg.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     make_folder(cfg.work_dir)
     if args.launcher != 'none':
         join_processes(cfg)
     return cfg
+
+
+def with_our_hooks(hooks: Sequence[Mapping]) -> list[Mapping]:
+    """Add those of our hooks that no run goes without: a config's own list of hooks replaces that of its base.
+
+    Args:
+        hooks: The config's ``custom_hooks``.
+
+    Returns:
+        The hooks, and those that they lack.
+    """
+    types = [hook['type'] if isinstance(hook['type'], str) else hook['type'].__name__ for hook in hooks]
+    names = [name.split('.')[-1] for name in types]  # without the scope
+    return [*hooks, *(dict(type=name) for name in OUR_HOOKS if name not in names)]
 
 
 def check_plugin(cfg: Config) -> None:

@@ -8,16 +8,28 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from mmengine.config import Config
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from backbones.errors import UserError, did_you_mean
 
 from .cfg_options import REGISTRIES
+from .encoding import use_utf8
+from .unknown_arguments import NEW_TYPES, explain_arguments, key_of_type
+
+_config: Config | None = None  # what the program has read last
+
+
+def note_config(cfg: Config) -> None:
+    """Note the config of the program, in which messages about errors name a place."""
+    global _config
+    _config = cfg
 
 
 @record  # writes the error to the file by which tools/dist_run.py tells a crash from a user's error
 def run(main: Callable[[], None]) -> None:
     """Call a program's ``main``. A :class:`UserError` is printed as one message, and the exit code is then 1."""
+    use_utf8()
     try:
         main()
     except UserError as error:
@@ -34,9 +46,21 @@ def run(main: Callable[[], None]) -> None:
         if not unregistered:
             raise
         name, registry = unregistered.groups()
+        place = f'{key}: ' if _config and (key := key_of_type(name, _config)) else ''
+        if name in NEW_TYPES:
+            sys.exit(f'error: {place}{name} is a transform of mmdet 2.x or mmseg 0.x: write {NEW_TYPES[name]}')
         known = {key for r in REGISTRIES for scope in (r, *r.children.values()) for key in scope.module_dict}
         sys.exit(
-            f'error: {name} is not registered in {registry}{did_you_mean(name, known)}. If the class is your own, name '
-            "its module in custom_imports; a config's custom_imports replaces that of its base, so list all imports "
-            'there'
+            f'error: {place}{name} is not registered in {registry}{did_you_mean(name, known)}. If the class is your '
+            "own, name its module in custom_imports; a config's custom_imports replaces that of its base, so list all "
+            'imports there'
         )
+    except TypeError as error:
+        explained = _config and explain_arguments(error, _config)
+        if not explained:
+            raise
+        sys.exit(f'error: {explained}')
+    except ImportError as error:
+        if not str(error).startswith('Please run "pip install'):  # of a visualizer's backend
+            raise
+        sys.exit(f'error: {error}, or remove its backend from visualizer.vis_backends')

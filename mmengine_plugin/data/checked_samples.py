@@ -16,6 +16,9 @@ from mmengine.runner import Runner
 from backbones.errors import UserError
 
 from .image_checks import Problem, load_image, transform_of
+from .narrow_images import narrow_problem
+
+OLD_METAINFO = dict(CLASSES='classes', PALETTE='palette')  # keys of release candidates of mmdet 3.0 and mmseg 1.0
 
 
 class CheckedSamples:
@@ -31,6 +34,8 @@ class CheckedSamples:
 
     def __init__(self, *args, skip_bad_samples: bool = False, **kwargs) -> None:
         self.skip_bad_samples = skip_bad_samples
+        if isinstance(kwargs.get('metainfo'), Mapping):
+            kwargs['metainfo'] = {OLD_METAINFO.get(key, key): value for key, value in kwargs['metainfo'].items()}
         super().__init__(*args, **kwargs)
 
     def full_init(self) -> None:
@@ -54,18 +59,12 @@ class CheckedSamples:
         info = self.get_data_info(idx)
         try:
             sample = super().prepare_data(idx)
-            for view in _views(sample):
+            for view in views(sample):
                 self.refuse_sample(info, view)
             return sample
         except Exception as error:
-            paths = filter(None, (info['img_path'], info.get('seg_map_path')))
-            loaded = (load_image(path, 'unchanged', transform_of(self, LoadImageFromFile)) for path in paths)
-            problem = next((file for file in loaded if isinstance(file, Problem)), None)
-            reason = (
-                f'{problem.file}: {problem.kind}: {problem.detail}; {problem.fix}'
-                if problem
-                else str(error) or repr(error)
-            )
+            problem = self._file_problem(info)
+            reason = str(problem or error) or repr(error)
             if self.skip_bad_samples and not self.test_mode:
                 self.skipped[idx] = True
                 print_log(f'{info["img_path"]} is left out [{reason}]', 'current', logging.WARNING)
@@ -75,6 +74,18 @@ class CheckedSamples:
             if not isinstance(error, UserError):
                 error.add_note(f'while loading {info["img_path"]}')
             raise
+
+    def _file_problem(self, info: Mapping) -> Problem | None:
+        """Why the image or the label map of a sample cannot be used; ``None`` if both files can."""
+        loader = transform_of(self, LoadImageFromFile)
+        image = load_image(info['img_path'], getattr(loader, 'color_type', 'unchanged'), loader)
+        if isinstance(image, Problem):
+            return image
+        if info.get('seg_map_path'):
+            labels = load_image(info['seg_map_path'], 'unchanged', loader)
+            if isinstance(labels, Problem):
+                return labels
+        return narrow_problem(info['img_path'], image.pixels.shape[:2], self.pipeline.transforms)
 
     def refuse_sample(self, info: Mapping, sample: Mapping) -> None:
         """Check what the pipeline returns; a data set overrides this.
@@ -118,8 +129,15 @@ class SkippedSamplesHook(Hook):
                 )
 
 
-def _views(sample: Mapping | None) -> Iterator[dict]:
-    """The packed images of a sample: one, or several with test-time augmentation or in branches."""
+def views(sample: Mapping | None) -> Iterator[dict]:
+    """The packed images of a sample: one, or several with test-time augmentation or in branches.
+
+    Args:
+        sample: What a pipeline returns.
+
+    Yields:
+        ``inputs`` and ``data_samples`` of each image.
+    """
     if sample is None or 'data_samples' not in sample:
         return
     inputs, packed = sample['inputs'], sample['data_samples']

@@ -29,11 +29,15 @@ class NumClassesHook(Hook):
     without training, the data must have the classes that the checkpoint was trained on, in their order. The number of
     classes must be that of the heads.
 
+    Args:
+        check_names: Whether to compare the names of the classes with those of the checkpoint.
+
     Raises:
         UserError: If the classes differ. The message names the head or the first class that differs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check_names: bool = True) -> None:
+        self.check_names = check_names
         self.trained: tuple[str, ...] | None = None  # classes of the checkpoint that is tested
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping) -> None:
@@ -66,13 +70,13 @@ class NumClassesHook(Hook):
 
     def _check_checkpoint(self, runner: Runner, dataset: object, loader: str) -> None:
         classes, trained = class_tuple(getattr(dataset, 'metainfo', None)), self.trained
-        if classes is None or trained is None or len(classes) != len(trained):
+        if not self.check_names or classes is None or trained is None or len(classes) != len(trained):
             return
         if difference := first_difference(trained, classes):
             raise UserError(
                 f'{checkpoint_of(runner)} was trained on other classes than those of {loader}.dataset: {difference}. '
-                f'Set {setting(trained)} there. If they are the same classes under other names, leave NumClassesHook '
-                'out of custom_hooks'
+                f'Set {setting(trained)} there. If they are the same classes under other names, set '
+                "dict(type='NumClassesHook', check_names=False) in custom_hooks"
             )
 
 

@@ -11,11 +11,8 @@ from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS
 from torch import nn
-from torch.utils.data import Dataset
 
 from backbones.errors import UserError
-
-from .image_loaders import loader_of
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's R, G and B, from 0 to 255
 RGB_ONLY = ('PhotoMetricDistortion', 'YOLOXHSVRandomAug')  # transforms that change hues
@@ -79,30 +76,6 @@ def check_image_channels(model: nn.Module, pixels: np.ndarray) -> None:
         )
 
 
-def check_first_image(model: nn.Module, dataset: Dataset) -> None:
-    """Check that a model takes as many channels as the first image of a data set has.
-
-    Args:
-        model: Detector or segmentor.
-        dataset: A data set of mmengine, or a wrapper of one. One without files or without a loader is not checked.
-
-    Raises:
-        UserError: If it does not. The message names the image and has the settings for its number of channels.
-    """
-    loader = loader_of(dataset)
-    if loader is None or not hasattr(dataset, 'get_data_info') or not len(dataset):
-        return
-    path = dataset.get_data_info(0).get('img_path')
-    try:
-        pixels = loader(dict(img_path=path))['img']
-    except Exception:  # the data set itself says which file cannot be read, and why
-        return
-    try:
-        check_image_channels(model, pixels)
-    except UserError as error:
-        raise UserError(f'{path}: {error}') from None
-
-
 def _advice(channels: int, is_detector: bool) -> str:
     """The settings for a number of channels, ready to paste; mean and std are those of the pretraining, repeated."""
     mean, std = ([values[i % 3] for i in range(channels)] for values in (MEAN, STD))
@@ -127,8 +100,12 @@ def _channels_of_model(cfg: Config) -> dict[str, int]:
     found = {}
     backbone, preprocessor = cfg.model.get('backbone'), cfg.model.get('data_preprocessor') or {}
     if isinstance(backbone, Mapping):
-        parameter = inspect.signature(MODELS.get(backbone['type'])).parameters.get('in_channels')
-        in_channels = backbone.get('in_channels', parameter.default if parameter else None)
+        in_channels = backbone.get('in_channels')
+        built = backbone.get('type')  # a class or its registered name
+        if isinstance(built, str):
+            built = MODELS.get(f'{cfg.default_scope}.{built}') or MODELS.get(built)
+        if in_channels is None and callable(built) and 'in_channels' in inspect.signature(built).parameters:
+            in_channels = inspect.signature(built).parameters['in_channels'].default
         if isinstance(in_channels, int):
             found['model.backbone.in_channels'] = in_channels
     for key in ('mean', 'std'):

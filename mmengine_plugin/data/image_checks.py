@@ -138,6 +138,13 @@ def load_image(path: str, flag: str, loader: BaseTransform) -> LoadedImage | Pro
         else:
             fix += "set imdecode_backend='cv2', which reads up to 2**30 pixels"
         return Problem(path, f'image that is too large for the decoder {backend}', too_large, fix)
+    if pixels is None and _is_32_bits(content, backend):
+        return Problem(
+            path,
+            'image of 32 bits a channel',
+            f'OpenCV cannot load it as color_type={flag!r}',
+            "stretch the values to the range that you need and save them with 8 bits, or set color_type='unchanged'",
+        )
     if pixels is None:
         return Problem(
             path,
@@ -146,6 +153,14 @@ def load_image(path: str, flag: str, loader: BaseTransform) -> LoadedImage | Pro
             'download it again if it is a web page or a pointer to the real file, or convert it to JPEG or PNG',
         )
     return LoadedImage(content, pixels, mode, stored, exif_turned)
+
+
+def _is_32_bits(content: bytes, backend: str) -> bool:
+    """Whether OpenCV reads an image only as it is, because its values have 32 bits, such as fractions in a TIFF."""
+    if backend != 'cv2':
+        return False
+    unchanged = mmcv.imfrombytes(content, 'unchanged', backend='cv2')
+    return unchanged is not None and unchanged.dtype.itemsize >= 4
 
 
 def check_image(path: str, loader: BaseTransform, size: tuple[int, int] | None, whose: str) -> Iterator[Problem]:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-from mmengine.config import Config
-from mmengine.runner import BaseLoop
 from torch import nn
 
 from backbones.errors import UserError
 
 from ..compat.private_names import is_batch_norm
-from .loops import INFINITE_SAMPLERS
+from .run_part import RunPart
+from .sampling import INFINITE_SAMPLERS
 
 
-def check_batch_norms(model: nn.Module, loop: BaseLoop, cfg: Config) -> None:
+def check_batch_norms(part: RunPart) -> None:
     """Check that no batch norm computes its statistics from a single value per channel.
 
     A batch norm after a global pooling, as in the heads of UPerNet, PSPNet and DeepLabV3, sees one value per channel
     and image. PyTorch refuses a single one in training.
 
     Args:
-        model: Detector or segmentor.
-        loop: Training loop.
-        cfg: Config of the run.
+        part: The training.
 
     Raises:
         UserError: If all batches of a process, or the last one of a pass through the data, have one image.
     """
-    loader = cfg.get('train_dataloader') or {}
-    batch_size = loader.get('batch_size')
-    sampler = getattr(loop.dataloader.batch_sampler, 'sampler', None)
-    norm = _norm_of_pooled_map(model)
-    if norm is None or not isinstance(batch_size, int) or sampler is None:
+    loader = part.cfg.get('train_dataloader') or {}
+    batch_size = part.batch_size
+    sampler = getattr(part.loop.dataloader.batch_sampler, 'sampler', None)
+    norm = _norm_of_pooled_map(part.model)
+    if norm is None or batch_size is None or sampler is None:
         return
     reason = f'model.{norm} normalises over the images of a process and needs 2 of them'
     if batch_size == 1:

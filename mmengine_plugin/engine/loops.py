@@ -28,12 +28,11 @@ from backbones.errors import UserError
 
 from ..compat.private_names import accumulated_steps
 from .checkpoint_files import INTERRUPTED, note_last_checkpoint
-from .optimizer_wrappers import FiniteOptimWrapper, NotFiniteError, optimizer_wrappers
-from .sampling import caching_transforms, seed_all
+from .optimizer_wrappers import FiniteOptimWrapper, NotFiniteError, NotFiniteLossError, optimizer_wrappers
+from .sampling import caching_transforms, refuse_endless_epochs, seed_all
 from .signals import EXIT_CODE, SIGNALS, SignalPoll
 
 MODULES_WITH_MEMORY = ('DynamicRoIHead',)  # mmdet's Dynamic R-CNN: its thresholds follow from earlier iterations
-INFINITE_SAMPLERS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')  # mmengine's and mmdet's
 
 
 class ResumableLoop:
@@ -82,7 +81,7 @@ class ResumableLoop:
         """Take a step; save and exit if a signal asked for it.
 
         Raises:
-            UserError: If the gradients are not finite, or the GPU's memory is exhausted.
+            UserError: If the gradients or the loss are not finite, or the GPU's memory is exhausted.
         """
         seed_all(self.seed, get_rank(), self.iter)
         batch = args[-1]
@@ -94,6 +93,12 @@ class ResumableLoop:
                 f'it were skipped already; its images are {_image_paths(batch)}. The weights are as they were. Lower '
                 'the learning rate, clip by optim_wrapper.clip_grad.max_norm=1, train in bfloat16 by '
                 'optim_wrapper.dtype=bfloat16, or allow more such steps by optim_wrapper.max_bad_steps'
+            ) from None
+        except NotFiniteLossError:
+            raise UserError(
+                f'the loss of iteration {self.iter + 1} is not finite although its gradients are, as with a mean over '
+                f'no pixels; its images are {_image_paths(batch)}. The weights are as they were. Are all labels of '
+                'one of these images ignored?'
             ) from None
         except torch.OutOfMemoryError as error:
             images = [image for image in _parts(batch['inputs']) if isinstance(image, torch.Tensor)]
@@ -189,13 +194,7 @@ class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
         super().__init__(runner, dataloader, *args, **kwargs)
-        sampler = type(self.dataloader.batch_sampler.sampler).__name__
-        if sampler in INFINITE_SAMPLERS:
-            raise UserError(
-                f'train_dataloader.sampler.type={sampler} never ends an epoch: train by epochs with '
-                "dict(type='DefaultSampler', shuffle=True), or by iterations with "
-                "train_cfg=dict(type='ResumableIterLoop', max_iters=..., val_interval=...)"
-            )
+        refuse_endless_epochs(self)
 
     def run(self) -> torch.nn.Module:
         """Train from the iteration at which the checkpoint was saved."""

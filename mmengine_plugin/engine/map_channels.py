@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from backbones.errors import UserError
 
+from .run_part import RunPart
+
 # modules that take maps of one width, and the attribute that holds it
 ONE_WIDTH = {
     'rpn_head': 'in_channels',
@@ -22,19 +24,19 @@ ONE_WIDTH = {
 }
 
 
-def check_map_channels(model: nn.Module, cfg: Config) -> None:
+def check_map_channels(part: RunPart) -> None:
     """Run the backbone and the neck on an image of zeros, and compare the channels of their maps with the settings.
 
     A backbone or a neck that cannot be run in this way is not checked. The random state and the modes of the modules
     do not change.
 
     Args:
-        model: Detector or segmentor, without a wrapper.
-        cfg: Config of the run.
+        part: The training.
 
     Raises:
         UserError: If the neck or a head expects other channels; the message has the right value.
     """
+    model = part.model
     backbone, neck = getattr(model, 'backbone', None), getattr(model, 'neck', None)
     if backbone is None:
         return
@@ -46,7 +48,7 @@ def check_map_channels(model: nn.Module, cfg: Config) -> None:
     if maps and neck is not None:
         channels, maps = [x.shape[1] for x in maps], _maps(neck, maps)
         if not maps:
-            _check_neck(cfg, source, channels)
+            _check_neck(part.cfg, source, channels)
         source = type(neck).__name__
     if maps:
         channels = [x.shape[1] for x in maps]

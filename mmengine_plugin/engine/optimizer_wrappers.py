@@ -1,7 +1,8 @@
-"""Optimizer wrappers that skip steps with gradients that are not finite; mixed precision on GPUs and CPUs."""
+"""Optimizer wrappers that take no step by a loss or gradients that are not finite; mixed precision on GPUs and CPUs."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +33,10 @@ class NotFiniteError(RuntimeError):
         self.max_bad_steps = max_bad_steps
 
 
+class NotFiniteLossError(RuntimeError):
+    """The loss was not finite, but its gradients were."""
+
+
 def optimizer_wrappers(runner: Runner) -> list[OptimWrapper]:
     """The optimizer wrappers of a run: one, or those of several optimizers."""
     wrapper = runner.optim_wrapper
@@ -42,7 +47,8 @@ def optimizer_wrappers(runner: Runner) -> list[OptimWrapper]:
 class FiniteOptimWrapper(OptimWrapper):
     """mmengine's OptimWrapper, but a step with gradients that are not finite is skipped.
 
-    All processes see the same averaged gradients, so they all decide the same.
+    All processes see the same averaged gradients, so they all decide the same. A loss that is not finite with finite
+    gradients, such as the mean over no pixels, is an error in the process that has it.
 
     Args:
         *args: Arguments of mmengine's OptimWrapper.
@@ -51,10 +57,26 @@ class FiniteOptimWrapper(OptimWrapper):
     """
 
     bad_steps = 0  # in a row, up to now
+    loss_sum: torch.Tensor | float = 0.0  # of the losses since the last step; finite if they are
 
     def __init__(self, *args, max_bad_steps: int = 0, **kwargs) -> None:
         OptimWrapper.__init__(self, *args, **kwargs)  # not AmpOptimWrapper's, which comes next in the class below
         self.max_bad_steps = max_bad_steps
+
+    def update_params(self, loss: torch.Tensor, *args, **kwargs) -> None:
+        """Compute the gradients of a loss, and take the step if it is due.
+
+        Args:
+            loss: The loss.
+            *args: Further arguments of mmengine's OptimWrapper.
+            **kwargs: Further arguments of mmengine's OptimWrapper.
+
+        Raises:
+            NotFiniteError: See :meth:`step`.
+            NotFiniteLossError: See :meth:`step`.
+        """
+        self.loss_sum = self.loss_sum + loss.detach().float()  # without waiting for the GPU
+        super().update_params(loss, *args, **kwargs)
 
     def are_gradients_finite(self) -> bool:
         """Whether all gradients are finite.
@@ -71,8 +93,12 @@ class FiniteOptimWrapper(OptimWrapper):
 
         Raises:
             NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were skipped before.
+            NotFiniteLossError: If they are, but not the loss.
         """
+        loss_sum, self.loss_sum = self.loss_sum, 0.0
         if self.are_gradients_finite():
+            if not math.isfinite(loss_sum):
+                raise NotFiniteLossError
             self.bad_steps = 0
             OptimWrapper.step(self, **kwargs)
             return
@@ -139,6 +165,7 @@ class FiniteAmpOptimWrapper(FiniteOptimWrapper, AmpOptimWrapper):
 
         Raises:
             NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were skipped before.
+            NotFiniteLossError: If they are, but not the loss.
         """
         super().step(**kwargs)
         self.loss_scaler.update(self.fixed_scale)

@@ -13,9 +13,12 @@ import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank
 from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
 from backbones.errors import UserError
+
+INFINITE_SAMPLERS = ('InfiniteSampler', 'MultiSourceSampler', 'GroupMultiSourceSampler')  # mmengine's and mmdet's
 
 # its name in configs before version 0.2
 DATA_SAMPLERS.register_module(name='RestartableInfiniteSampler', module=InfiniteSampler)
@@ -150,3 +153,28 @@ def caching_transforms(dataset: Dataset) -> Iterator[str]:
     parts = [dataset.dataset] if hasattr(dataset, 'dataset') else getattr(dataset, 'datasets', [])
     for part in parts:
         yield from caching_transforms(part)
+
+
+def refuse_endless_epochs(loop: EpochBasedTrainLoop) -> None:
+    """Refuse a sampler that never ends an epoch.
+
+    Args:
+        loop: A training loop by epochs.
+
+    Raises:
+        UserError: If the sampler of its data loader is endless; the message has the settings for epochs.
+    """
+    sampler = type(getattr(loop.dataloader.batch_sampler, 'sampler', None)).__name__
+    if sampler not in INFINITE_SAMPLERS:
+        return
+    epochs = loop.max_epochs
+    raise UserError(
+        f'train_dataloader.sampler.type={sampler} never ends an epoch: train by iterations, with '
+        "train_cfg.type='ResumableIterLoop', or by epochs, with all of these settings: "
+        f"train_cfg = dict(_delete_=True, type='ResumableEpochLoop', max_epochs={epochs}, val_interval=1); "
+        "train_dataloader = dict(sampler=dict(type='DefaultSampler')); "
+        'default_hooks = dict(checkpoint=dict(by_epoch=True, interval=1), logger=dict(log_metric_by_epoch=True)); '
+        'log_processor = dict(by_epoch=True); '
+        f"param_scheduler = [dict(type='PolyLR', power=1.0, begin=0, end={epochs}, by_epoch=True, "
+        'convert_to_iter_based=True)]'
+    )

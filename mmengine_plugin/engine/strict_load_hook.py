@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from backbones.errors import UserError
+from backbones.state_dicts import unwrapped, weights_of
 from backbones.weights import has_other_shape, mismatches, refuse_mismatch
 
 from ..compat.private_names import checkpoint_of, is_resuming
@@ -40,7 +41,7 @@ class StrictLoadHook(Hook):
         self.strict = strict
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Compare names and shapes, before mmengine loads the weights.
+        """Find the weights in the checkpoint, and compare names and shapes, before mmengine loads them.
 
         Raises:
             UserError: If some differ and ``strict`` is True; the message names the first of them. Also if
@@ -50,7 +51,9 @@ class StrictLoadHook(Hook):
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         try:
-            expected, found = names_in_model(model, checkpoint.get('state_dict', checkpoint))
+            state = unwrapped(weights_of(checkpoint), model.state_dict())
+            checkpoint['state_dict'] = state  # mmengine reads no other key
+            expected, found = names_in_model(model, state)
         except RuntimeError as error:  # a module has its own reason to reject its weights
             if self.strict:
                 reason = ' '.join(str(error).split())
@@ -94,7 +97,7 @@ def names_in_model(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[
 
     Args:
         model: The model, without wrappers.
-        state: Its weights in the checkpoint. The names may begin with ``'module.'``.
+        state: Its weights in the checkpoint, without what wrappers of the model put into their names.
 
     Returns:
         ``(expected, found)``: the tensors that the model needs, and those of the checkpoint, both by their names in the
@@ -103,7 +106,7 @@ def names_in_model(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[
     Raises:
         RuntimeError: If a module rejects its weights for a reason of its own.
     """
-    state = without_module(state)
+    state = copy.copy(state)  # keeps the versions of modules, on which the renaming of old names depends
     expected, found = model.state_dict(), {}
 
     def take_own(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
@@ -121,12 +124,3 @@ def names_in_model(model: nn.Module, state: Mapping[str, Tensor]) -> tuple[dict[
     # a module may do without some tensors: a convolution with weight standardisation computes its statistics
     needed = found.keys() | missing
     return {k: v for k, v in expected.items() if k in needed}, found | dict.fromkeys(unexpected)
-
-
-def without_module(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """A copy of the weights in a checkpoint without the prefix ``module.`` in their names."""
-    state = copy.copy(state)  # keeps the versions of modules, on which the renaming of old names depends
-    for key in list(state):
-        if key.startswith('module.'):
-            state[key.removeprefix('module.')] = state.pop(key)
-    return state

@@ -13,6 +13,9 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement, PixelData
+from PIL import Image
+from torch.nn import functional as F
 
 from backbones.errors import UserError
 
@@ -20,6 +23,8 @@ from ..atomic_files import atomic_file
 from ..data.image_loaders import loader_of
 from .fonts import use_font_for
 from .images import png_names, read_image, rgb_picture
+
+SAMPLE_SIZE = (640, 440)  # (width, height) of a sample on the sheet of check_dataset.py, in pixels
 
 
 class PicturesHook(Hook):
@@ -111,9 +116,26 @@ def draw_samples(cfg: Config, path: str | Path, number: int = 12) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for index in np.linspace(0, len(dataset) - 1, min(number, len(dataset)), dtype=int):
             item = dataset[index]
-            sample, image = item['data_samples'], rgb_picture(item['inputs'].permute(1, 2, 0).numpy(), loader)
-            if 'gt_instances' in sample:  # mmdet's visualizer draws plain tensors
-                sample.gt_instances.bboxes = getattr(sample.gt_instances.bboxes, 'tensor', sample.gt_instances.bboxes)
+            image = rgb_picture(item['inputs'].permute(1, 2, 0).numpy(), loader)
+            image, sample = _enlarged(image, item['data_samples'], SAMPLE_SIZE)
             picture = f'{folder}/{index:09}.png'
             visualizer.add_datasample('', np.asarray(image), sample, draw_pred=False, out_file=picture)
-        draw_sheet(sorted(Path(folder).iterdir()), path, columns=3, rows=-(-number // 3), size=(640, 440))
+        draw_sheet(sorted(Path(folder).iterdir()), path, columns=3, rows=-(-number // 3), size=SAMPLE_SIZE)
+
+
+def _enlarged(
+    image: Image.Image, sample: BaseDataElement, size: tuple[int, int]
+) -> tuple[Image.Image, BaseDataElement]:
+    """Enlarge a small image and its labels to a tile of a size (width, height), so that names are legible."""
+    factor = max(1.0, min(size[0] / image.width, size[1] / image.height))
+    image = image.resize((round(image.width * factor), round(image.height * factor)))
+    if 'gt_instances' in sample:
+        objects = sample.gt_instances
+        objects.bboxes = getattr(objects.bboxes, 'tensor', objects.bboxes) * factor  # mmdet draws plain tensors
+        if 'masks' in objects:
+            objects.masks = objects.masks.resize((image.height, image.width))
+    if 'gt_sem_seg' in sample:
+        labels = sample.gt_sem_seg.data[None].float()
+        labels = F.interpolate(labels, (image.height, image.width), mode='nearest')[0].long()
+        sample.gt_sem_seg = PixelData(data=labels)
+    return image, sample

@@ -23,13 +23,14 @@ from PIL import Image
 from rich.progress import Progress
 
 from backbones.errors import UserError
+from backbones.state_dicts import unwrapped, weights_of
 from backbones.weights import refuse_mismatch
 
 from ..atomic_files import atomic_file, write_json
 from ..cli.configs import load_config
 from ..data.classes import check_num_classes
 from ..data.image_channels import check_image_channels
-from ..engine.strict_load_hook import names_in_model, without_module
+from ..engine.strict_load_hook import names_in_model
 from .collecting import Detections, LabelMap
 from .images import find_images, png_names, read_image, rgb_picture
 from .overlays import draw_detections, draw_labels
@@ -70,9 +71,9 @@ class Predictor:
         init_default_scope(cfg.default_scope)
         self.model = MODELS.build(cfg.model)
         content = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
-        state = content.get('state_dict', content)
+        state = unwrapped(weights_of(content), self.model.state_dict())
         refuse_mismatch(str(checkpoint), *names_in_model(self.model, state))
-        self.model.load_state_dict(without_module(state), strict=False)
+        self.model.load_state_dict(state, strict=False)
         self.model.to(device).eval()
 
         data = cfg.test_dataloader.dataset

@@ -14,7 +14,7 @@ from pycocotools.cocoeval import COCOeval
 from backbones import UserError
 from mmdet_plugin.annotation_reader import read_annotations
 from mmdet_plugin.coco_metric import BACKENDS, CocoMetric, FastCocoMetric
-from mmengine_plugin.engine.check_run_hook import class_order
+from mmengine_plugin.engine.annotation_files import class_order
 from tests.mmdet_plugin.small_sets import (
     CLASSES,
     IMAGES,
@@ -230,7 +230,7 @@ def test_each_class_gets_its_own_label_and_score_whatever_the_order_of_the_confi
     labels = {label for _, _, instances in loaded(tmp_path, classes) for _, label, _ in instances}
     assert labels == set(range(len(classes)))
     scores = score(tmp_path, classes, found=('dog',), classwise=True, backend=backend)
-    assert [scores[f'coco/{name}_precision'] for name in classes] == [float(name == 'dog') for name in classes]
+    assert [scores[f'coco/bbox_{name}_precision'] for name in classes] == [float(name == 'dog') for name in classes]
 
 
 def test_a_metric_without_a_file_scores_the_annotations_of_the_data_set(tmp_path):

@@ -81,7 +81,7 @@ def test_crowds_become_objects_where_the_class_has_crowds_only(tmp_path):
     assert found['annotations'][0]['segmentation'] == content['annotations'][0]['segmentation']  # still run lengths
     assert problems(tmp_path, ann_file='mended/a.json') == []
     (tmp_path / 'a.json').write_text(json.dumps(found))
-    assert score(tmp_path, found=('cat',), classwise=True)['coco/cat_precision'] == 1
+    assert score(tmp_path, found=('cat',), classwise=True)['coco/bbox_cat_precision'] == 1
 
 
 def test_nothing_is_invented(tmp_path):

@@ -216,11 +216,11 @@ def test_masks_without_an_image_are_listed_by_the_check_only(tmp_path):
 
 
 def test_each_folder_is_read_once(tmp_path, monkeypatch):
-    from mmengine import fileio
+    from mmseg_plugin import pairs
 
     write(tmp_path, *(f'{place}/{n}.png' for n in range(9) for place in ('i', 'm')))
-    real, read = fileio.list_dir_or_file, []
-    monkeypatch.setattr(fileio, 'list_dir_or_file', lambda folder, **rest: read.append(folder) or real(folder, **rest))
+    real, read = pairs.files_below, []
+    monkeypatch.setattr(pairs, 'files_below', lambda folder: read.append(folder) or real(folder))
     assert len(DATASETS.build(settings(tmp_path))) == 9
     assert sorted(Path(folder).name for folder in read) == ['i', 'm']
 

@@ -11,7 +11,8 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from backbones import UserError
-from mmseg_plugin.convert_masks import convert_masks
+from mmseg_plugin.convert_masks import write_label_maps
+from mmseg_plugin.mask_export import convert_export
 from tests.conftest import ROOT
 from tests.mmdet_plugin.label_files import BOX, POLYGON, draw, labelme_file, labelme_shape, pairs, save, yolo_box
 from tools import convert_dataset
@@ -86,18 +87,29 @@ def test_a_test_split_has_its_own_scores(tmp_path, monkeypatch):
     assert cfg.test_dataloader.dataset.ann_file == 'annotations/test.json'
 
 
-@pytest.mark.parametrize('words', [['auto', 'nowhere', 'out'], ['masks', 'src', 'out']])
-def test_a_mistake_on_the_command_line_is_answered_in_one_message(words, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('words', 'message'),
+    [
+        (['auto', 'nowhere', 'out'], 'nowhere is not a folder'),
+        (['masks', 'src', 'out'], '--colors class0:0,0,0 class1:64,0,128 class2:128'),
+        (['auto', 'src', 'out'], 'src has no labels of a known format.*or masks and the folder of coloured masks'),
+        (['voc', 'src', 'out'], 'src has no labels of the format voc'),
+        (['auto', 'yolo/labels', 'out'], 'yolo/labels has only a part of a data set: name the folder above it'),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_answered_in_one_message(words, message, tmp_path, monkeypatch):
     write_masks(tmp_path / 'src')
-    with pytest.raises(UserError, match=r'nowhere is not a folder|--colors class0:0,0,0 class1:64,0,128 class2:128'):
+    write_yolo(tmp_path / 'yolo')
+    with pytest.raises(UserError, match=message):
         run(monkeypatch, tmp_path, *words)
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('kind', ['RGB', 'RGBA', 'P'])
 def test_coloured_masks_become_the_indices_of_their_classes(kind, tmp_path):
     indices = write_masks(tmp_path / 'src/train', kind)
-    assert convert_masks(tmp_path / 'src', tmp_path / 'out', COLORS) == (1, ['ground', 'road', 'car'])
-    with Image.open(tmp_path / 'out/train/a.png') as image:
+    assert write_label_maps(tmp_path / 'src', tmp_path, COLORS) == (['train/a'], ['ground', 'road', 'car'])
+    with Image.open(tmp_path / 'train/a.png') as image:
         assert image.mode == 'L' and (np.asarray(image) == indices).all()
 
 
@@ -105,12 +117,12 @@ def test_numpy_files_of_indices_become_label_maps(tmp_path):
     (tmp_path / 'src').mkdir()
     indices = np.array([[0, 1, 255], [3, 3, 0]])
     np.save(tmp_path / 'src/a.npy', indices)
-    count, classes = convert_masks(tmp_path / 'src', tmp_path / 'out', {})
-    assert count == 1 and classes == ['class0', 'class1', 'class2', 'class3']
-    assert (np.asarray(Image.open(tmp_path / 'out/a.png')) == indices).all()
+    names, classes = write_label_maps(tmp_path / 'src', tmp_path, {})
+    assert names == ['a'] and classes == ['class0', 'class1', 'class2', 'class3']
+    assert (np.asarray(Image.open(tmp_path / 'a.png')) == indices).all()
     np.save(tmp_path / 'src/b.npy', indices / 255)
     with pytest.raises(UserError, match=r'b\.npy has the shape \(2, 3\) and the type float64'):
-        convert_masks(tmp_path / 'src', tmp_path / 'other', {})
+        write_label_maps(tmp_path / 'src', tmp_path, {})
 
 
 def test_vocs_border_is_ignored_and_another_colour_is_refused_with_its_file(tmp_path):
@@ -118,31 +130,71 @@ def test_vocs_border_is_ignored_and_another_colour_is_refused_with_its_file(tmp_
     pixels = np.asarray(Image.open(tmp_path / 'src/a.png')).copy()
     pixels[0, 0] = (224, 224, 192)
     Image.fromarray(pixels).save(tmp_path / 'src/a.png')
-    convert_masks(tmp_path / 'src', tmp_path / 'out', COLORS)
-    assert np.asarray(Image.open(tmp_path / 'out/a.png'))[0, 0] == 255
+    write_label_maps(tmp_path / 'src', tmp_path, COLORS)
+    assert np.asarray(Image.open(tmp_path / 'a.png'))[0, 0] == 255
     pixels[0, 1] = (1, 2, 3)
     Image.fromarray(pixels).save(tmp_path / 'src/a.png')
     with pytest.raises(UserError, match=r'a\.png: 1 pixels have the colour \(1, 2, 3\)'):
-        convert_masks(tmp_path / 'src', tmp_path / 'other', COLORS)
-    assert not (tmp_path / 'other').exists()
+        convert_export(tmp_path / 'src', tmp_path / 'out', COLORS, 0.5, 0)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_masks_without_clear_colours_are_refused(tmp_path):
     write_masks(tmp_path / 'src')
     Image.open(tmp_path / 'src/a.png').save(tmp_path / 'src/b.jpg')
     with pytest.raises(UserError, match=r'b\.jpg is a JPEG, which blends the colours'):
-        convert_masks(tmp_path / 'src', tmp_path / 'out', COLORS)
+        write_label_maps(tmp_path / 'src', tmp_path, COLORS)
     (tmp_path / 'src/b.jpg').unlink()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / 'src/a.png')
     with pytest.raises(UserError, match='have more than 20 colours'):
-        convert_masks(tmp_path / 'src', tmp_path / 'out', {})
+        write_label_maps(tmp_path / 'src', tmp_path, {})
+
+
+def write_export(root: Path, lists: bool) -> None:
+    """Four coloured masks and their images, as CVAT exports them in the layout of Pascal VOC."""
+    for number, name in enumerate('abcd'):
+        write_masks(root / 'SegmentationClass' / name)
+        (root / 'SegmentationClass' / name / 'a.png').rename(root / f'SegmentationClass/{name}.png')
+        (root / 'SegmentationClass' / name).rmdir()
+        draw(root / f'JPEGImages/{name}.{"jpg" if number % 2 else "png"}', 8, 10)
+    lines = ['# label:color_rgb:parts:actions', *(f'{n}:{r},{g},{b}::' for n, (r, g, b) in COLORS.items())]
+    save(root / 'labelmap.txt', '\n'.join(lines))
+    if lists:
+        save(root / 'ImageSets/Segmentation/train.txt', 'a\nc\nd\n')
+        save(root / 'ImageSets/Segmentation/val.txt', 'b\n')
+
+
+@pytest.mark.parametrize('lists', [False, True])
+def test_an_export_of_coloured_masks_and_its_config_pass_the_check(lists, tmp_path, monkeypatch, capsys):
+    write_export(tmp_path / 'src', lists)
+    (tmp_path / 'data').mkdir()
+    run(monkeypatch, tmp_path, 'auto', 'src', 'data/roads')
+    said = capsys.readouterr().out
+    config = tmp_path / 'data/roads/roads.py'
+    assert config.read_text() in said and 'src has the format masks' in said
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    assert find_problems(cfg) == []
+    assert cfg.train_dataloader.dataset.metainfo.classes == tuple(COLORS)
+    train, val = (set(Path(cfg[f'{s}_dataloader'].dataset.ann_file).read_text().split()) for s in ('train', 'val'))
+    assert train | val == set('abcd') and not train & val
+    if lists:
+        assert val == {'b'}
+    (tmp_path / 'src/JPEGImages').rename(tmp_path / 'src/elsewhere')  # the check can fail, too
+    assert find_problems(cfg)
+
+
+def test_a_config_says_where_the_images_must_be_named(tmp_path, monkeypatch, capsys):
+    write_export(tmp_path / 'src', lists=False)
+    next((tmp_path / 'src/JPEGImages').iterdir()).unlink()
+    run(monkeypatch, tmp_path, 'masks', 'src/SegmentationClass', 'out')
+    assert 'write theirs for IMAGES in the config' in capsys.readouterr().out
+    assert "img_path='IMAGES'" in (tmp_path / 'out/out.py').read_text()
 
 
 def test_the_pages_commands_run_as_they_are_typed(tmp_path, tool, monkeypatch):
     write_yolo(tmp_path / 'data/pets_yolo')
-    indices = write_masks(tmp_path / 'data/roads/SegmentationClass')
-    lines = ['# label:color_rgb:parts:actions', *(f'{n}:{r},{g},{b}::' for n, (r, g, b) in COLORS.items())]
-    save(tmp_path / 'data/roads/labelmap.txt', '\n'.join(lines))
+    write_export(tmp_path / 'data/roads', lists=False)
     page = (ROOT / 'docs/converting.md').read_text()
     commands = re.findall(r'^python tools/(\S+) (.*)$', page, re.M)
     (first, objects), (second, config), (third, masks) = commands
@@ -151,6 +203,6 @@ def test_the_pages_commands_run_as_they_are_typed(tmp_path, tool, monkeypatch):
     assert done.returncode == 0 and f'next: python tools/{second} {config}' in done.stdout, done.stdout[-2000:]
     assert (tmp_path / config).is_file()
     run(monkeypatch, tmp_path, *masks.split())
-    assert (np.asarray(Image.open('data/roads_masks/a.png')) == indices).all()
+    assert len(list(Path('data/roads_masks').glob('?.png'))) == 4 and Path('data/roads_masks/roads_masks.py').is_file()
     with pytest.raises(UserError, match='data/pets is there already'):
         run(monkeypatch, tmp_path, *objects.split())

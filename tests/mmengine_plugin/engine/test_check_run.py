@@ -23,8 +23,11 @@ from torch.utils.data import DataLoader
 from backbones import UserError
 from mmdet_plugin.coco_metric import CocoMetric, FastCocoMetric
 from mmengine_plugin.cli.configs import refuse_sharding
-from mmengine_plugin.engine.check_run_hook import check_annotation_file, check_batch_norms, score_names
+from mmengine_plugin.engine.annotation_files import check_annotation_file
+from mmengine_plugin.engine.batch_norms import check_batch_norms
 from mmengine_plugin.engine.map_channels import check_map_channels
+from mmengine_plugin.engine.run_part import RunPart
+from mmengine_plugin.engine.scores import score_names
 from tests.conftest import CONFIGS, DETECTION, ROOT
 from tests.mmengine_plugin.engine.runs import train_in_a_process
 from tests.mmengine_plugin.engine.small_recipes import recipe, settings
@@ -100,6 +103,11 @@ def test_a_test_on_other_annotations_than_the_data_is_refused(tool, mini_data, t
     refuses(tool('test.py', *arguments, cwd=mini_data), 'test_evaluator.0.ann_file is data/mini', 'val2017.json')
 
 
+def validation(cfg: Config, dataset: object) -> RunPart:
+    """The validation of a run, whose model does not matter."""
+    return RunPart(cfg, torch.nn.Identity(), 'val', dataset=dataset)
+
+
 def test_one_file_under_two_names_is_accepted(mini_data, tmp_path, monkeypatch):
     monkeypatch.chdir(mini_data)
     file = mini_data / 'data/mini/coco/annotations/instances_val2017.json'
@@ -109,19 +117,19 @@ def test_one_file_under_two_names_is_accepted(mini_data, tmp_path, monkeypatch):
     for name, accepted in (('link.json', True), ('other.json', False)):
         cfg = Config(dict(val_evaluator=[dict(type='CocoMetric'), dict(ann_file=str(tmp_path / name))]))
         if accepted:
-            check_annotation_file(cfg, 'val', dataset)
+            check_annotation_file(validation(cfg, dataset))
         else:
             with pytest.raises(UserError, match=r'val_evaluator\.1\.ann_file is .*other\.json'):
-                check_annotation_file(cfg, 'val', dataset)
-        check_annotation_file(cfg, 'val', BaseDataElement())  # such as a concatenation of data sets
+                check_annotation_file(validation(cfg, dataset))
+        check_annotation_file(validation(cfg, BaseDataElement()))  # such as a concatenation of data sets
 
 
 def test_one_of_several_metrics_may_read_a_file_of_its_own():
     """mmdet's configs for panoptic segmentation score boxes and masks as well."""
     cfg = Config(dict(val_evaluator=[dict(ann_file='panoptic.json'), dict(ann_file='instances.json')]))
-    check_annotation_file(cfg, 'val', BaseDataElement(metainfo=dict(ann_file='panoptic.json')))
+    check_annotation_file(validation(cfg, BaseDataElement(metainfo=dict(ann_file='panoptic.json'))))
     with pytest.raises(UserError, match=r'val_evaluator\.0\.ann_file is panoptic\.json'):
-        check_annotation_file(cfg, 'val', BaseDataElement(metainfo=dict(ann_file='another.json')))
+        check_annotation_file(validation(cfg, BaseDataElement(metainfo=dict(ann_file='another.json'))))
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -309,10 +317,10 @@ def test_one_image_in_each_of_several_processes_is_accepted_with_sync_bn(kind, a
     cfg = Config(dict(train_dataloader=dict(batch_size=1)))
     loop = SimpleNamespace(dataloader=DataLoader(range(4), batch_size=1))
     if accepted:
-        check_batch_norms(model, loop, cfg)
+        check_batch_norms(RunPart(cfg, model, loop=loop))
     else:
         with pytest.raises(UserError, match=r'train_dataloader\.batch_size is 1'):
-            check_batch_norms(model, loop, cfg)
+            check_batch_norms(RunPart(cfg, model, loop=loop))
 
 
 # --- channels ---------------------------------------------------------------------------------------------------------
@@ -401,7 +409,7 @@ def test_other_channels_than_those_of_the_maps_are_refused_with_the_right_ones(t
     with pytest.raises((RuntimeError, AssertionError, IndexError)):
         run_all_parts(model, task)
     with pytest.raises(UserError) as refusal:
-        check_map_channels(model, cfg)
+        check_map_channels(RunPart(cfg, model))
     assert message in str(refusal.value)
 
 
@@ -425,7 +433,7 @@ def test_other_channels_than_those_of_the_maps_are_refused_with_the_right_ones(t
 def test_channels_that_fit_are_accepted(task, options):
     model, cfg = model_and_config(task, options)
     run_all_parts(model, task)
-    check_map_channels(model, cfg)
+    check_map_channels(RunPart(cfg, model))
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith('_tiny')])
@@ -433,7 +441,7 @@ def test_the_channels_of_a_recipe_are_accepted(name):
     cfg = Config.fromfile(ROOT / f'configs/{name}.py')
     init_default_scope(cfg.default_scope)
     cfg.model.backbone.init_cfg = None
-    check_map_channels(MODELS.build(cfg.model), cfg)
+    check_map_channels(RunPart(cfg, MODELS.build(cfg.model)))
 
 
 @pytest.mark.parametrize(
@@ -455,12 +463,12 @@ def test_upstreams_models_are_accepted_and_their_wrong_necks_are_not(base, chann
     init_default_scope(cfg.default_scope)
     cfg.model.pop('pretrained', None)
     cfg.model.backbone.init_cfg = None
-    check_map_channels(MODELS.build(copy.deepcopy(cfg.model)), cfg)
+    check_map_channels(RunPart(cfg, MODELS.build(copy.deepcopy(cfg.model))))
     if channels:
         neck = cfg.model.neck[0] if isinstance(cfg.model.neck, list) else cfg.model.neck
         neck.in_channels[-1] = 1024
         with pytest.raises(UserError, match=rf'^{channels}\.in_channels is .*, but the maps of ResNet have .*2048'):
-            check_map_channels(MODELS.build(copy.deepcopy(cfg.model)), cfg)
+            check_map_channels(RunPart(cfg, MODELS.build(copy.deepcopy(cfg.model))))
 
 
 def test_the_check_of_channels_changes_neither_modes_nor_weights_nor_the_random_state():
@@ -471,7 +479,7 @@ def test_the_check_of_channels_changes_neither_modes_nor_weights_nor_the_random_
     model.backbone.register_forward_hook(lambda module, inputs, maps: calls.append(torch.rand(1)))
     modes = {name: module.training for name, module in model.named_modules()}
     weights, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
-    check_map_channels(model, cfg)
+    check_map_channels(RunPart(cfg, model))
     assert len(calls) == 1 and set(modes.values()) == {True, False}  # the hook has drawn a random number
     assert torch.equal(torch.get_rng_state(), state)
     assert {name: module.training for name, module in model.named_modules()} == modes

@@ -1,6 +1,7 @@
 """Pipelines that would fail during a training are refused before it, with the transform that is wrong."""
 
 import copy
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -12,7 +13,9 @@ from mmengine.registry import DATASETS, init_default_scope
 from mmseg.evaluation import IoUMetric
 
 from backbones import UserError
-from mmengine_plugin.engine.first_sample import check_first_sample, check_label_map
+from mmengine_plugin.engine.first_sample import first_sample
+from mmengine_plugin.engine.metric_settings import check_label_map
+from mmengine_plugin.engine.run_part import RunPart
 from tests.conftest import ROOT
 from tests.mmengine_plugin.engine.runs import train_in_a_process
 from tests.mmengine_plugin.engine.small_recipes import CROP, recipe, settings
@@ -48,7 +51,7 @@ def data(mini_data, monkeypatch) -> Callable[..., object]:
 def test_a_pipeline_that_works_is_accepted_and_changes_no_random_state(data, task):
     dataset = data(task)
     states = torch.get_rng_state(), np.random.get_state()[1].copy()
-    sample = check_first_sample(dataset, SOURCE)
+    sample = first_sample(dataset, SOURCE)
     assert sample['inputs'].ndim == 3
     assert torch.equal(torch.get_rng_state(), states[0]) and (np.random.get_state()[1] == states[1]).all()
 
@@ -68,42 +71,56 @@ def test_a_pipeline_that_works_is_accepted_and_changes_no_random_state(data, tas
 )
 def test_a_pipeline_that_would_fail_is_refused_by_its_transform(data, pipeline, message):
     with pytest.raises(UserError, match=f'^{re.escape(SOURCE)}: .*{message}'):
-        check_first_sample(data('detection', pipeline), SOURCE)
+        first_sample(data('detection', pipeline), SOURCE)
 
 
 @pytest.mark.parametrize(('transform', 'other'), [(MOSAIC, 'CachedMosaic'), (MIX_UP, 'CachedMixUp')])
 def test_mixing_boxes_without_their_masks_is_refused_with_the_transform_to_use(data, transform, other):
     with pytest.raises(UserError, match=f'mixes boxes, but not masks: use {other} '):
-        check_first_sample(data('detection', LOAD, [transform, PACK]), SOURCE)
+        first_sample(data('detection', LOAD, [transform, PACK]), SOURCE)
     boxes = [LOAD[0], dict(type='LoadAnnotations', with_bbox=True)]
-    check_first_sample(data('detection', boxes, [transform, PACK]), SOURCE)
+    first_sample(data('detection', boxes, [transform, PACK]), SOURCE)
     dataset = data('detection', [*LOAD, transform | dict(type=other), PACK])
-    check_first_sample(dataset, SOURCE)
+    first_sample(dataset, SOURCE)
     for i in range(6):  # as the message says
         found = dataset[i]['data_samples'].gt_instances
         assert len(found.masks) == len(found.bboxes)
 
 
 def test_copy_paste_needs_images_of_one_size(data):
-    check_first_sample(data('detection', ONE_SIZE, [PASTE, PACK]), SOURCE)
+    first_sample(data('detection', ONE_SIZE, [PASTE, PACK]), SOURCE)
     kept = [*LOAD, dict(type='RandomResize', scale=CROP, ratio_range=(0.5, 2.0), keep_ratio=True)]
     with pytest.raises(UserError, match=r'CopyPaste needs images of one size, and the pipeline of .* gives \d+x\d+, '):
-        check_first_sample(data('detection', kept, [PASTE, PACK]), SOURCE)
+        first_sample(data('detection', kept, [PASTE, PACK]), SOURCE)
 
 
 def test_a_mosaic_of_label_maps_is_accepted(data):
     load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
     mosaic = dict(type='RandomMosaic', prob=1.0, img_scale=CROP)
-    check_first_sample(data('segmentation', load, [mosaic, dict(type='PackSegInputs')]), SOURCE)
+    first_sample(data('segmentation', load, [mosaic, dict(type='PackSegInputs')]), SOURCE)
 
 
 def test_counting_miou_without_label_maps_is_refused(data):
     metric = IoUMetric()
-    check_label_map(check_first_sample(data('segmentation'), SOURCE), [metric])
-    sample = check_first_sample(data('segmentation', [LOAD[0], dict(type='PackSegInputs')]), SOURCE)
+    unlabelled = data('segmentation', [LOAD[0], dict(type='PackSegInputs')])
+    validation = RunPart(recipe('segmentation'), torch.nn.Identity(), 'val', metrics=[metric])
+    check_label_map(dataclasses.replace(validation, dataset=data('segmentation')))
     with pytest.raises(UserError, match=re.escape("add dict(type='LoadAnnotations')")):
-        check_label_map(sample, [metric])
-    check_label_map(sample, [IoUMetric(format_only=True, output_dir='.')])
+        check_label_map(dataclasses.replace(validation, dataset=unlabelled))
+    writing = IoUMetric(format_only=True, output_dir='.')
+    check_label_map(dataclasses.replace(validation, dataset=unlabelled, metrics=[writing]))
+
+
+def test_a_transform_that_leaves_nothing_of_any_image_is_named(data):
+    """mmdet's issue 9741 and mmyolo's issue 940."""
+    filtered = [*LOAD, dict(type='FilterAnnotations', min_gt_bbox_wh=(500, 500)), PACK]
+    dataset = data('detection', filtered)
+    dataset.max_refetch = 5
+    message = 'after 5 images, the pipeline has found none that FilterAnnotations leaves an object in, as .*500, 500'
+    with pytest.raises(UserError, match=message):
+        first_sample(dataset, SOURCE)
+    filtered[-2]['min_gt_bbox_wh'] = (1, 1)
+    first_sample(data('detection', filtered), SOURCE)
 
 
 def test_a_run_is_refused_before_its_first_step(mini_data, tmp_path, monkeypatch):

@@ -8,7 +8,12 @@ from torch import nn
 
 from backbones import UserError
 from mmengine_plugin.compat.private_names import accumulated_steps
-from mmengine_plugin.engine.optimizer_wrappers import FiniteAmpOptimWrapper, FiniteOptimWrapper, NotFiniteError
+from mmengine_plugin.engine.optimizer_wrappers import (
+    FiniteAmpOptimWrapper,
+    FiniteOptimWrapper,
+    NotFiniteError,
+    NotFiniteLossError,
+)
 
 INF = float('inf')
 
@@ -65,6 +70,26 @@ def test_too_many_skipped_steps_are_an_error():
     with pytest.raises(NotFiniteError) as error:
         step(made, INF)
     assert error.value.max_bad_steps == 2
+
+
+@pytest.mark.parametrize('settings', [dict(type='FiniteOptimWrapper'), dict(loss_scale=4.0), dict(dtype='bfloat16')])
+def test_a_loss_that_is_not_finite_with_finite_gradients_is_an_error(settings):
+    """The mean over no pixels, as in Lovász' loss of an image without labels: its gradient is 0."""
+    made = wrapper(**settings)
+    (weight,) = made.optimizer.param_groups[0]['params']
+    loss = weight[weight > 5].mean()
+    assert loss.isnan() and torch.autograd.grad(loss, weight, retain_graph=True)[0] == 0
+    with pytest.raises(NotFiniteLossError):
+        made.update_params(loss)
+    assert weight == 1
+
+
+def test_a_loss_that_is_not_finite_is_found_among_those_that_are_accumulated():
+    made = wrapper(type='FiniteOptimWrapper', accumulative_counts=2)
+    (weight,) = made.optimizer.param_groups[0]['params']
+    made.update_params(weight[weight > 5].mean())
+    with pytest.raises(NotFiniteLossError):
+        step(made, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,34 @@ def test_a_checkpoint_with_old_names_loads_completely(kind, prefix, tmp_path):
     assert said == ''
 
 
+@pytest.mark.parametrize('section', ['state_dict', 'model', 'model_state_dict', None])
+@pytest.mark.parametrize('prefix', ['', '_orig_mod.', 'module._orig_mod.', 'model.'])
+def test_weights_of_a_wrapped_model_load_from_any_usual_section(section, prefix, tmp_path):
+    new = weights(dict(type='Small'))
+    state = OrderedDict((prefix + key, value) for key, value in new.items())
+    runner = runner_of(tmp_path, dict(type='Small'), {})
+    torch.save(dict({section: state}, epoch=3) if section else state, tmp_path / 'checkpoint.pth')
+    runner.load_or_resume()
+    assert_holds(runner.model, new)
+
+
+def test_a_part_before_only_some_names_is_refused(tmp_path):
+    state = OrderedDict((f'net.{key}', value) for key, value in weights(dict(type='Small')).items())
+    state['loss.weight'] = torch.zeros(1)
+    with pytest.raises(UserError, match='do not fit the model: missing '):
+        load(tmp_path, dict(type='Small'), state)
+
+
+def test_the_weights_of_a_backbone_alone_are_answered_with_init_cfg(tmp_path):
+    state = weights(RETINANET)
+    alone = OrderedDict((k.removeprefix('backbone.'), v) for k, v in state.items() if k.startswith('backbone.'))
+    with pytest.raises(UserError, match=r"of a backbone alone: .* model.backbone.init_cfg=dict\(type='Pretrained'"):
+        load(tmp_path, RETINANET, alone)
+    heads = OrderedDict((k.removeprefix('bbox_head.'), v) for k, v in state.items() if k.startswith('bbox_head.'))
+    with pytest.raises(UserError, match='do not fit the model: missing backbone'):
+        load(tmp_path, RETINANET, heads)
+
+
 @pytest.mark.parametrize('kind', OLD_NAMES)
 def test_a_typo_in_an_old_name_is_refused(kind, tmp_path):
     model, to_old = OLD_NAMES[kind]
