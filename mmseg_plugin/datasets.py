@@ -1,84 +1,19 @@
 """Data sets of images and label maps in folders, ADE20K's and your own, checked before training starts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from mmengine.fileio import list_dir_or_file
-from mmseg.datasets import ADE20KDataset, BaseSegDataset
+from mmseg.datasets import ADE20KDataset
 from mmseg.registry import DATASETS
 from PIL import Image
 
 from backbones.errors import UserError, did_you_mean
-from mmengine_plugin.data.checked_samples import CheckedSamples
 
-from .check_labels import background
+from .checked_folders import CheckedFolders, refuse_one_class
 from .color_masks import IGNORED, NO_CLASS, RGB
-from .load_masks import with_masks, without_masks
+from .load_masks import with_masks
 from .pairs import find_pairs
-
-
-class CheckedFolders(CheckedSamples, BaseSegDataset):
-    """mmseg's BaseSegDataset, which checks each label map that it loads.
-
-    Args:
-        *args: Arguments of BaseSegDataset.
-        pipeline: Transforms. In a test without masks, LoadAnnotations is left out.
-        data_prefix: Folders of images, ``img_path``, and of masks, ``seg_map_path``. Without the latter, or if it is
-            ``None``, there are no masks.
-        test_mode: Whether the data set is for a validation or a test.
-        **kwargs: Arguments of BaseSegDataset.
-    """
-
-    def __init__(
-        self,
-        *args,
-        pipeline: Sequence = (),
-        data_prefix: Mapping[str, str | None] = MappingProxyType(dict(img_path='', seg_map_path='')),
-        test_mode: bool = False,
-        **kwargs,
-    ) -> None:
-        folders = {key: folder for key, folder in data_prefix.items() if folder is not None}
-        if test_mode and 'seg_map_path' not in folders:
-            pipeline = without_masks(pipeline)
-        super().__init__(*args, pipeline=pipeline, data_prefix=folders, test_mode=test_mode, **kwargs)
-
-    def refuse_sample(self, info: Mapping, sample: Mapping) -> None:
-        """Refuse a label map if its size is not that of its image, or if it has labels that belong to no class."""
-        if 'gt_sem_seg' not in sample['data_samples']:
-            return
-        labels, path = sample['data_samples'].gt_sem_seg.data, info['seg_map_path']
-        sizes = [tuple(sample['inputs'].shape[-2:])]
-        if original := sample['data_samples'].get('ori_shape'):
-            sizes.append(tuple(original))  # a test pipeline resizes the image, but not its label map
-        if len(labels) != 1 or tuple(labels.shape[1:]) not in sizes:
-            raise UserError(
-                f'label map {path} is {"x".join(map(str, labels.shape))} after the pipeline, and its image is '
-                f'{sizes[0][0]}x{sizes[0][1]}: it must have the size of the image and one channel of class indices'
-            )
-        classes = len(self.metainfo['classes'])
-        unknown = labels[(labels >= classes) & (labels != self.ignore_index)]
-        if len(unknown):
-            raise UserError(self._strange_label(path, int(unknown[0]), classes))
-
-    def _strange_label(self, path: str, label: int, classes: int) -> str:
-        return (
-            f'label map {path} has label {label}, but {classes} classes end at {classes - 1} ({self.ignore_index} '
-            f'is ignored; reduce_zero_label is {self.reduce_zero_label}). For masks of 0 and 255, use FolderDataset '
-            'with values=(0, 255)'
-        )
-
-
-def refuse_one_class(classes: Sequence[str]) -> None:
-    """Refuse a single class: each pixel would be of this class, the loss 0, and the score 100.
-
-    Raises:
-        UserError: If there is only one class.
-    """
-    if len(classes) == 1:
-        raise UserError(
-            f'metainfo: classes={tuple(classes)} has one class, so every pixel is of it: {background(classes)}'
-        )
 
 
 @DATASETS.register_module()
