@@ -12,7 +12,7 @@ from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mmdet_plugin.coco_evaluators import evaluator
+from mmdet_plugin.scores.coco_evaluators import evaluator
 
 from .measuring import measure
 

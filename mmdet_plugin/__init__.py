@@ -8,9 +8,9 @@ The import adds ``DATASETS['CheckedCocoDataset']``, ``METRICS['FastCocoMetric']`
 
 from mmengine_plugin import config
 
-from . import class_order, metric_checks, score_names  # noqa: F401  (imported for what they register)
-from .coco_metric import FastCocoMetric
-from .data_preprocessor import MultiChannelDetDataPreprocessor
-from .datasets import CheckedCocoDataset
+from .data.data_preprocessor import MultiChannelDetDataPreprocessor
+from .data.datasets import CheckedCocoDataset
+from .scores import class_order, metric_checks, score_names  # noqa: F401  (imported for what they register)
+from .scores.coco_metric import FastCocoMetric
 
 __all__ = ['CheckedCocoDataset', 'FastCocoMetric', 'MultiChannelDetDataPreprocessor', 'config']

@@ -3,8 +3,10 @@
 The rooms:
 
 - :mod:`~mmengine_plugin.engine`: what a Runner calls
-- :mod:`~mmengine_plugin.data`: checks of data sets, before a training and while it runs
+- :mod:`~mmengine_plugin.checks`: what is checked before the first step of a run
+- :mod:`~mmengine_plugin.data`: images and samples, checked before a training and while it runs
 - :mod:`~mmengine_plugin.inference`: predictions for one's own images, and pictures
+- :mod:`~mmengine_plugin.analysis`: files of predictions, and figures of what is wrong with them
 - :mod:`~mmengine_plugin.compat`: what stands in for parts of mmcv and mmengine
 - :mod:`~mmengine_plugin.cli`: what the programs in ``tools/`` share
 
@@ -34,8 +36,8 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
   (:mod:`~mmengine_plugin.engine.strict_load_hook`)
 - ``HOOKS['CompileBackboneHook']``: ``torch.compile`` for the backbone alone
   (:mod:`~mmengine_plugin.engine.compile_hook`)
-- ``HOOKS['CheckRunHook']``: refuses runs that would fail late (:mod:`~mmengine_plugin.engine.check_run_hook`)
-- ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`~mmengine_plugin.data.classes`)
+- ``HOOKS['CheckRunHook']``: refuses runs that would fail late (:mod:`~mmengine_plugin.checks.check_run_hook`)
+- ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`~mmengine_plugin.checks.classes`)
 - ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used
   (:mod:`~mmengine_plugin.data.checked_samples`)
 - ``CheckpointLoader``, all schemes and a new one, ``hf-hub:``: readers that run no code of a checkpoint
@@ -60,11 +62,11 @@ try:
             f'MambaOut needs its own package `backbones`, but {backbones.__file__ or list(backbones.__path__)} '
             'comes first on sys.path: rename that folder or start from another directory'
         )
-    from .compat import checkpoint_loader, mmcv_ext  # noqa: F401  (imported for what they register)
+    from .checks import check_run_hook, classes  # noqa: F401  (imported for what they register)
+    from .compat import checkpoint_loader, mmcv_ext  # noqa: F401
     from .config_paths import config
-    from .data import checked_samples, classes  # noqa: F401
+    from .data import checked_samples  # noqa: F401
     from .engine import (  # noqa: F401
-        check_run_hook,
         checkpoint_hook,
         compile_hook,
         layer_decay,

@@ -4,21 +4,21 @@
 
 The import adds these entries to those of :mod:`mmengine_plugin`:
 
-- ``DATASETS['CheckedADE20KDataset']``, ``DATASETS['FolderDataset']`` (:mod:`~mmseg_plugin.datasets`)
+- ``DATASETS['CheckedADE20KDataset']``, ``DATASETS['FolderDataset']`` (:mod:`~mmseg_plugin.data.datasets`)
 - ``MODELS['WeightedCrossEntropyLoss']``, ``MODELS['MaskedDiceLoss']``, ``MODELS['PortableFocalLoss']``
   (:mod:`~mmseg_plugin.losses`)
-- ``METRICS['CheckedIoUMetric']`` (:mod:`~mmseg_plugin.iou_metric`)
-- ``METRICS['DumpSegResults']`` (:mod:`~mmseg_plugin.dump_results`)
+- ``METRICS['CheckedIoUMetric']`` (:mod:`~mmseg_plugin.scores.iou_metric`)
+- ``METRICS['DumpSegResults']`` (:mod:`~mmseg_plugin.scores.dump_results`)
 - ``VISUALIZERS['ContiguousSegVisualizer']`` (:mod:`~mmseg_plugin.visualizer`)
 """
 
 from mmengine_plugin import config
 
-from . import score_names  # noqa: F401  (imported for what it registers)
-from .datasets import CheckedADE20KDataset, FolderDataset
-from .dump_results import DumpSegResults
-from .iou_metric import CheckedIoUMetric
+from .data.datasets import CheckedADE20KDataset, FolderDataset
 from .losses import MaskedDiceLoss, PortableFocalLoss, WeightedCrossEntropyLoss
+from .scores import score_names  # noqa: F401  (imported for what it registers)
+from .scores.dump_results import DumpSegResults
+from .scores.iou_metric import CheckedIoUMetric
 from .visualizer import ContiguousSegVisualizer
 
 __all__ = [

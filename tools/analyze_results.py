@@ -42,7 +42,7 @@ def main() -> None:
         raise UserError(f'{args.config} has no test_dataloader and test_evaluator of mmdet or mmseg')
     init_default_scope(cfg.default_scope)
     out_dir = Path(args.out_dir or Path(args.results).with_suffix('').as_posix() + '_analysis')
-    analyze = importlib.import_module(f'{cfg.default_scope}_plugin.error_analysis').analyze
+    analyze = importlib.import_module(f'{cfg.default_scope}_plugin.analysis.error_analysis').analyze
     make_folder(out_dir)
     report = analyze(cfg, args.results, out_dir, args.score_thr)
     write_json(out_dir / 'analysis.json', report.content)

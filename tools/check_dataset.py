@@ -67,7 +67,7 @@ def fix(cfg: Config, folder: str) -> None:
     if cfg.default_scope == 'mmseg':
         print('--fix mends annotation files of detection; tools/convert_dataset.py mends label maps')
         return
-    from mmdet_plugin.mending import print_settings, write_mended
+    from mmdet_plugin.data.mending import print_settings, write_mended
 
     datasets = [DATASETS.build(dict(config, lazy_init=True)) for _, config in configured_sets(cfg)]
     print_settings(cfg, write_mended(datasets, folder))

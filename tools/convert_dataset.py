@@ -99,8 +99,8 @@ def convert_objects(args: argparse.Namespace) -> None:
 
 def convert_colors(args: argparse.Namespace) -> None:
     """Convert coloured masks to label maps."""
-    from mmseg_plugin.color_masks import read_labelmap
-    from mmseg_plugin.mask_export import convert_export
+    from mmseg_plugin.data.color_masks import read_labelmap
+    from mmseg_plugin.data.mask_export import convert_export
 
     colors = read_labelmap(args.labelmap) if args.labelmap else dict(args.colors)
     text, notes = convert_export(args.src, args.out, colors, args.val_fraction, args.seed)

@@ -8,7 +8,7 @@ from pycocotools import mask as rle
 
 from backbones.errors import UserError
 
-from ..masks import area_of, is_polygon, is_run_lengths
+from ..data.masks import area_of, is_polygon, is_run_lengths
 from .dataset import Dataset, LabelledImage
 from .files import Folder, name_of, number, read_all, read_json, reading
 from .images import image_size

@@ -11,7 +11,7 @@ from pycocotools import mask as rle
 
 from backbones.errors import UserError
 
-from ..masks import area_of
+from ..data.masks import area_of
 
 Size = tuple[int, int]  # (height, width) of an image
 Point = tuple[float, float]

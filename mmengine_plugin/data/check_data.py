@@ -11,10 +11,10 @@ from mmengine.registry import DATASETS, METRICS
 
 from backbones.errors import UserError
 
-from ..engine.metric_checks import check_metric, scored_sets
-from .class_lists import class_list_problems
+from ..checks.class_lists import class_list_problems
+from ..checks.metric_checks import check_metric, scored_sets
+from ..checks.pipelines import pipeline_problems
 from .image_checks import Problem
-from .pipelines import pipeline_problems
 from .shared_images import shared_by_content
 from .wrapped_sets import configured_leaves, configured_sets
 
@@ -34,7 +34,7 @@ def find_problems(cfg: Config) -> list[Problem]:
             datasets.append(DATASETS.build(dict(config, lazy_init=True)))
         except UserError as error:
             problems.append(Problem(cfg.filename, f'refused {key}', str(error), 'change the config'))
-    check = importlib.import_module(f'{cfg.default_scope}_plugin.check_dataset').check
+    check = importlib.import_module(f'{cfg.default_scope}_plugin.data.check_dataset').check
     problems += check(datasets)
     for message in class_list_problems(cfg):
         problems.append(Problem(cfg.filename, 'different lists of classes', message, 'write the same list everywhere'))

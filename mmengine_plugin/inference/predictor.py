@@ -27,8 +27,8 @@ from backbones.state_dicts import unwrapped, weights_of
 from backbones.weights import refuse_mismatch
 
 from ..atomic_files import atomic_file, write_json
+from ..checks.classes import check_num_classes
 from ..cli.configs import load_config
-from ..data.classes import check_num_classes
 from ..data.image_channels import check_image_channels
 from ..engine.strict_load_hook import names_in_model
 from .collecting import Detections, LabelMap

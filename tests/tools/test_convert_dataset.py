@@ -11,10 +11,19 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from backbones import UserError
-from mmseg_plugin.convert_masks import write_label_maps
-from mmseg_plugin.mask_export import convert_export
+from mmseg_plugin.data.convert_masks import write_label_maps
+from mmseg_plugin.data.mask_export import convert_export
 from tests.conftest import ROOT
-from tests.mmdet_plugin.label_files import BOX, POLYGON, draw, labelme_file, labelme_shape, pairs, save, yolo_box
+from tests.mmdet_plugin.formats.label_files import (
+    BOX,
+    POLYGON,
+    draw,
+    labelme_file,
+    labelme_shape,
+    pairs,
+    save,
+    yolo_box,
+)
 from tools import convert_dataset
 from tools.check_dataset import find_problems
 

@@ -12,9 +12,9 @@ from mmengine.logging import MMLogger
 import mmdet_plugin  # noqa: F401  (registers the data sets)
 import mmseg_plugin  # noqa: F401
 from backbones import UserError
-from mmdet_plugin.datasets import CheckedCocoDataset
+from mmdet_plugin.data.datasets import CheckedCocoDataset
 from mmengine_plugin.cli.configs import load_config
-from mmseg_plugin.datasets import FolderDataset
+from mmseg_plugin.data.datasets import FolderDataset
 from tests.conftest import DETECTION, SEGMENTATION
 
 RECIPES = Path(mmseg.__path__[0], '.mim/configs')  # of the installed mmseg

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mmengine_plugin.checks.classes import NumClassesHook
 from mmengine_plugin.cli.configs import OUR_HOOKS, with_our_hooks
-from mmengine_plugin.data.classes import NumClassesHook
 
 
 @pytest.mark.parametrize('hooks', [[], [dict(type='EMAHook')], [dict(type='StrictLoadHook', strict=False)]])

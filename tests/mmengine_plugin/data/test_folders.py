@@ -3,7 +3,7 @@
 from mmengine.registry import DATASETS
 
 from mmengine_plugin.data.folders import files_below
-from tests.mmseg_plugin.test_folders import settings, write
+from tests.mmseg_plugin.data.test_folders import settings, write
 
 
 def test_a_folder_of_masks_that_links_to_its_parent_is_read_once(tmp_path):

@@ -14,7 +14,7 @@ from mmengine.registry import DATASETS, HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmseg_plugin.datasets import CheckedADE20KDataset
+from mmseg_plugin.data.datasets import CheckedADE20KDataset
 from tests.conftest import DETECTION, SEGMENTATION
 
 CROP = (56, 56)

@@ -6,9 +6,9 @@ from pathlib import Path
 from mmengine.config import Config
 
 from tests.conftest import SEGMENTATION
+from tests.mmengine_plugin.checks.test_check_run import assert_refused_early
 from tests.mmengine_plugin.engine.runs import train_in_a_process
 from tests.mmengine_plugin.engine.small_recipes import BACKBONE, UPERNET, UPERNET_PIPELINE, merge
-from tests.mmengine_plugin.engine.test_check_run import assert_refused_early
 
 BY_EPOCHS = "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)"
 

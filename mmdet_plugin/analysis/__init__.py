@@ -1,0 +1,1 @@
+"""Why a detector scores what it does."""

@@ -1,0 +1,1 @@
+"""Annotation files and images in COCO's format: reading, checking and mending them."""

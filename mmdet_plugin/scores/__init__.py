@@ -1,0 +1,1 @@
+"""COCO's scores, and the checks of what is scored."""

@@ -1,0 +1,1 @@
+"""Why a segmentor scores what it does."""

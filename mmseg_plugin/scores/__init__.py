@@ -1,0 +1,1 @@
+"""The mean IoU, and files of predictions."""
