@@ -110,7 +110,7 @@ def convert_colors(args: argparse.Namespace) -> None:
 
 def print_config(path: Path, text: str) -> None:
     """Print the config that was written, and the command that comes next."""
-    print(f'{path}; its paths begin at {Path.cwd()}, so run the programs from there:\n\n{text}')
+    print(f'{path}:\n\n{text}')
     print(f'next: python tools/check_dataset.py {shlex.quote(str(path))}')
 
 

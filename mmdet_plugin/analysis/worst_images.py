@@ -60,8 +60,17 @@ def draw_worst_images(
             text = ', '.join(f'{count} {what}' for count, what in counts if count)
             pictures.append(Path(folder, f'{place}_with_caption.png'))
             with Image.open(f'{folder}/{place}.png') as picture:
-                with_caption(picture, f'{Path(entry["file"]).name}: {text}').save(pictures[-1])
+                with_caption(_with_gap(picture), f'{Path(entry["file"]).name}: {text}').save(pictures[-1])
         draw_sheet(pictures, path, size=tile_size(pictures))
+
+
+def _with_gap(picture: Image.Image, gap: int = 6) -> Image.Image:
+    """Put a white gap of so many pixels between the two halves of a picture."""
+    middle = picture.width // 2
+    sheet = Image.new('RGB', (picture.width + gap, picture.height), 'white')
+    sheet.paste(picture.crop((0, 0, middle, picture.height)))
+    sheet.paste(picture.crop((middle, 0, picture.width, picture.height)), (middle + gap, 0))
+    return sheet
 
 
 def _annotated(marks: list[dict], truth: COCO, dataset: CocoDataset, size: tuple[int, int]) -> InstanceData:

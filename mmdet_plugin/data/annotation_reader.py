@@ -12,6 +12,7 @@ from mmengine_plugin.data.image_checks import Problem
 from .annotation_file import AnnotationFile
 from .completion import FIELDS, complete
 
+OTHER_FORMATS = {'.csv': 'CSV', '.txt': 'text', '.xml': 'XML', '.yaml': 'YAML', '.yml': 'YAML'}
 COCO_FORMAT = "export it in COCO's format: https://cocodataset.org/#format-data"
 
 
@@ -51,9 +52,12 @@ def _load(path: str | Path, backend_args: dict | None, name: str) -> dict[str, A
     except OSError as error:
         return Problem(name, 'unreadable annotation file', f'{error.strerror}', 'check its permissions and the disk')
     except ValueError as error:
-        for other, found in (('XML', data[:200].lstrip().startswith(b'<')), ('CSV', name.lower().endswith('.csv'))):
-            if found:
-                return _other_format(name, f'it is {other}', "convert it, or export COCO's JSON from your tool")
+        other = OTHER_FORMATS.get(Path(name).suffix.lower())
+        if data[:200].lstrip().startswith(b'<'):
+            other = 'XML'
+        if other:
+            fix = "convert the data set by tools/convert_dataset.py, or export COCO's JSON from your tool"
+            return _other_format(name, f'it is {other}', fix)
         return Problem(
             name, 'damaged annotation file', f'it is damaged or not JSON: {error}', 'copy, download or export it again'
         )

@@ -58,7 +58,9 @@ def locate_images(file: AnnotationFile, folder: str) -> list[Problem]:
                 )
                 paths[name] = next(filter(None, found), None)
             names_of[paths[name]].add(name)
-    alike = {osp.splitext(osp.basename(path))[0].lower(): path for path in sorted(files)}
+    readable = tuple(Image.registered_extensions())
+    pictures = [path for path in sorted(files) if path.lower().endswith(readable)]
+    alike = {osp.splitext(osp.basename(path))[0].lower(): path for path in pictures}
     problems = []
     for image in unknown:
         name, path = image['file_name'], paths[image['file_name']]

@@ -86,8 +86,13 @@ def finish(dataset: Dataset, root: Path, mixed: str | None, val_fraction: float,
     if empty := [a.path for a, b in zip(dataset.images, images, strict=True) if len(a.objects) > len(b.objects)]:
         notes.append(f'images with objects without area, which are left out: {len(empty)}, the first is {empty[0]}')
     images = _with_equal_masks(images, mixed)
+    if crowds := sum(part.crowd for part in dataset.objects):
+        notes.append(f'crowds, such as the difficult objects of Pascal VOC: {crowds}. Training and scores ignore them')
     if negatives := [image.path for image in images if not image.objects]:
-        notes.append(f'images without objects, which are negatives: {len(negatives)}, the first is {negatives[0]}')
+        notes.append(
+            f'images without objects: {len(negatives)}, the first is {negatives[0]}. Training leaves them out, unless '
+            'filter_cfg.filter_empty_gt=False'
+        )
     return Dataset(_with_splits(images, root, val_fraction, seed, notes), dataset.categories, notes)
 
 

@@ -12,7 +12,8 @@ from mmengine_plugin.atomic_files import atomic_folder
 
 from .dataset import Dataset, finish, to_coco
 
-CONFIG = """_base_ = __import__('mmdet_plugin').config('{base}')
+CONFIG = """# The paths begin at the folder in which the programs are started: {start}
+_base_ = __import__('mmdet_plugin').config('{base}')
 data = dict(data_root={root!r}, data_prefix=dict(img={images!r}), metainfo=dict(classes={classes!r}))
 model = dict(roi_head=dict({heads}))
 train_dataloader = dict(dataset=dict(**data, ann_file='annotations/train.json'))
@@ -88,6 +89,7 @@ def _config(dataset: Dataset, out: Path, images: str) -> str:
         heads += f', mask_head=dict(num_classes={count})'
     has_test = any(image.split == 'test' for image in dataset.images)
     return CONFIG.format(
+        start=Path.cwd(),
         base='mask_rcnn_mambaout_tiny' if dataset.has_masks else 'faster_rcnn_mambaout_tiny',
         root=root,
         images=images,

@@ -13,6 +13,7 @@ from torch import nn
 from backbones.errors import UserError
 
 from ..compat.private_names import checkpoint_of
+from ..engine.sampling import SeededDataset
 from .class_lists import TEXT_MODELS, check_parts, class_list_problems, class_tuple, first_difference, setting
 
 HEAD = re.compile(r'(bbox|mask|decode|auxiliary)_head(\.\d+)?$')
@@ -66,7 +67,8 @@ class NumClassesHook(Hook):
     def _check_heads(self, runner: Runner, dataset: object) -> None:
         classes = class_tuple(getattr(dataset, 'metainfo', None))
         if classes is not None:
-            check_num_classes(runner.model, classes, type(dataset).__name__)
+            source = dataset.dataset if isinstance(dataset, SeededDataset) else dataset
+            check_num_classes(runner.model, classes, type(source).__name__)
 
     def _check_checkpoint(self, runner: Runner, dataset: object, loader: str) -> None:
         classes, trained = class_tuple(getattr(dataset, 'metainfo', None)), self.trained

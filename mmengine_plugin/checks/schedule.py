@@ -12,7 +12,7 @@ from .run_part import numbered
 
 
 def warn_of_schedule(runner: Runner, loop: BaseLoop) -> None:
-    """Log a warning if the schedule ends after the run, or before it.
+    """Log a warning if the schedule ends after the run or before it, or if a cosine rises again within the run.
 
     Each scheduler is counted in its own unit, epochs or iterations. A warm-up alone may end before the run, because the
     learning rate is constant after it.
@@ -24,7 +24,15 @@ def warn_of_schedule(runner: Runner, loop: BaseLoop) -> None:
         unit, length = ('epoch', loop.max_epochs) if scheduler.by_epoch else ('iteration', loop.max_iters)
         name = f'{key} ({type(scheduler).__name__})'
         converted = _is_converted(runner.cfg, key)
-        setting = f'{key}.end={length / len(loop.dataloader) if converted else length:.9g}'
+        per_unit = len(loop.dataloader) if converted else 1
+        setting = f'{key}.end={length / per_unit:.9g}'
+        if hasattr(scheduler, 'T_max'):
+            setting += f' and {key}.T_max={(length - scheduler.begin) / per_unit:.9g}'
+            if scheduler.T_max < min(scheduler.end, length) - scheduler.begin:
+                runner.logger.warning(
+                    f'THE SCHEDULE RISES AGAIN: {name} falls for T_max={scheduler.T_max / per_unit:.9g} only. '
+                    f'Set {setting}'
+                )
         ends.append(
             (scheduler.end / length, f'{name} ends at {unit} {scheduler.end}, and the run at {length}', setting)
         )

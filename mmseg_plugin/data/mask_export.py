@@ -14,7 +14,8 @@ from .color_masks import RGB, read_labelmap
 from .convert_masks import mask_files, write_label_maps
 
 NO_IMAGES = 'IMAGES'  # stands in the config for a folder that was not found
-CONFIG = """_base_ = __import__('mmseg_plugin').config('upernet_mambaout_tiny')
+CONFIG = """# The paths begin at the folder in which the programs are started: {start}
+_base_ = __import__('mmseg_plugin').config('upernet_mambaout_tiny')
 data = dict(
     type='FolderDataset',
     data_root='',
@@ -105,6 +106,7 @@ def convert_export(
         if not export.images:
             notes.append(f'no folder beside {export.masks} has the images: write theirs for {NO_IMAGES} in the config')
         text = CONFIG.format(
+            start=Path.cwd(),
             images=export.images.as_posix() if export.images else NO_IMAGES,
             masks=out.as_posix(),
             classes=tuple(classes),

@@ -329,7 +329,7 @@ def test_a_file_that_cannot_be_completed_is_refused_in_one_line(words, tmp_path)
     ('text', 'words'),
     [
         ('{"images": [', 'is damaged or not JSON'),
-        ('<annotation></annotation>', "not in COCO's format: it is XML; convert it"),
+        ('<annotation></annotation>', "not in COCO's format: it is XML; convert the data set"),
         ('[]', "not in COCO's format: it is a list of JSON"),
     ],
 )
@@ -342,11 +342,22 @@ def test_a_file_of_another_format_is_refused_in_one_line(text, words, tmp_path):
         FastCocoMetric(ann_file=str(tmp_path / 'a.json'))
 
 
-def test_a_table_is_refused_in_one_line(tmp_path):
+@pytest.mark.parametrize(('ending', 'name'), [('.csv', 'CSV'), ('.yaml', 'YAML'), ('.txt', 'text')])
+def test_a_file_that_another_tool_writes_is_refused_in_one_line(ending, name, tmp_path):
     draw(tmp_path)
-    (tmp_path / 'a.csv').write_text('file,x,y,w,h\n0.png,1,2,3,4\n')
-    with pytest.raises(UserError, match='a.csv: .*it is CSV; convert it'):
-        build(tmp_path, ann_file='a.csv')
+    (tmp_path / f'a{ending}').write_text('names: [cat, dog]\n')
+    with pytest.raises(UserError, match=f'a{ending}: .*it is {name}; convert the data set by tools/convert_dataset.py'):
+        build(tmp_path, ann_file=f'a{ending}')
+
+
+def test_a_missing_image_is_not_answered_with_its_label_file(tmp_path):
+    content = draw(tmp_path)
+    content['images'][0]['file_name'] = 'gone.png'
+    write(tmp_path, content)
+    (tmp_path / 'images/gone.txt').write_text('')
+    with pytest.raises(UserError, match='gone.png') as error:
+        build(tmp_path)
+    assert 'gone.txt' not in str(error.value)
 
 
 def test_an_image_without_a_size_that_cannot_be_read_is_refused(tmp_path):

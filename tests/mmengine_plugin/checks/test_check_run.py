@@ -551,13 +551,19 @@ SCHEDULES = {  # of two epochs or six iterations: the loop, the schedule and the
         'epochs',
         [WARM_UP, dict(type='CosineAnnealingLR', begin=0, end=4, T_max=4, convert_to_iter_based=True)],
         f'{LONGER}param_scheduler.1 (CosineAnnealingLR) ends at iteration 12, and the run at 6. '
-        'Set param_scheduler.1.end=2, or a higher train_cfg.max_epochs',
+        'Set param_scheduler.1.end=2 and param_scheduler.1.T_max=2, or a higher train_cfg.max_epochs',
+    ),
+    'a cosine that rises again': (
+        'epochs',
+        dict(type='CosineAnnealingLR', T_max=1),
+        'THE SCHEDULE RISES AGAIN: param_scheduler (CosineAnnealingLR) falls for T_max=1 only. '
+        'Set param_scheduler.end=2 and param_scheduler.T_max=2',
     ),
     'too short in epochs': (
         'epochs',
         dict(type='CosineAnnealingLR', T_max=1, end=1),
         f'{SHORTER}param_scheduler (CosineAnnealingLR) ends at epoch 1, and the run at 2. The learning rate is '
-        'constant in between. Set param_scheduler.end=2, or a lower train_cfg.max_epochs',
+        'constant in between. Set param_scheduler.end=2 and param_scheduler.T_max=2, or a lower train_cfg.max_epochs',
     ),
     'too short in iterations': (
         'iterations',
