@@ -26,17 +26,26 @@ DATA_SAMPLERS.register_module(name='RestartableInfiniteSampler', module=Infinite
 
 def seed_all(*key: int) -> None:
     """Seed Python's, NumPy's and PyTorch's generators, on all devices, with a sequence of numbers."""
+    torch.manual_seed(_seed_cpu(key))
+
+
+def _seed_cpu(key: tuple[int, ...]) -> int:
+    """Seed the generators of the CPU, and return the seed of PyTorch's."""
     first, second = np.random.SeedSequence(key).generate_state(2).tolist()
     random.seed(first)
     np.random.seed(first)
-    torch.manual_seed(first << 32 | second)
+    torch.default_generator.manual_seed(first << 32 | second)
+    return first << 32 | second
 
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed the generators of the CPU for a block of code, and restore their states afterwards."""
+    """Seed the generators of the CPU for a block of code, and restore their states afterwards.
+
+    The generators of GPUs are left alone: samples are made on the CPU.
+    """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed_all(*key)
+    _seed_cpu(key)
     try:
         yield
     finally:

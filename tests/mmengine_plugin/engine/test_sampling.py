@@ -5,11 +5,12 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
 from torch.utils.data import BatchSampler, DataLoader
 
-from mmengine_plugin.engine.sampling import NumberedBatchSampler, SeededDataset, caching_transforms
+from mmengine_plugin.engine.sampling import NumberedBatchSampler, SeededDataset, caching_transforms, seed_all, seeded
 from tests.mmengine_plugin.engine.points import Points, run
 
 
@@ -169,3 +170,15 @@ def test_data_that_makes_no_batch_is_refused(loop, tmp_path):
     refused = code == 1 and '6 training samples in each process make no batch of 7' in said
     # InfiniteSampler fills a batch with the same samples again
     assert refused if loop == 'epochs' else code == 0, said
+
+
+def test_loading_a_sample_leaves_the_generators_of_gpus_alone(monkeypatch):
+    """Otherwise a trial of a sample would give the heads the same initial weights whatever the seed of the run."""
+    seeds = []
+    monkeypatch.setattr(torch.cuda, 'manual_seed_all', seeds.append)
+    before = torch.get_rng_state()
+    with seeded(3, 4):
+        inside = torch.rand(2)
+    assert seeds == [] and torch.equal(torch.get_rng_state(), before)
+    seed_all(3, 4)
+    assert len(seeds) == 1 and torch.equal(torch.rand(2), inside)
