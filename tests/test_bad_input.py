@@ -220,7 +220,10 @@ def test_class_names_that_ade20k_does_not_have(tool, tmp_path, mini_data):
 
 def test_an_annotation_file_of_the_metric_that_is_not_there(tool, tmp_path, mini_data):
     path = child(tmp_path, "val_evaluator = dict(ann_file='data/elsewhere.json')")
-    refuses(tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data), 'data/elsewhere.json does not exist')
+    refuses(
+        tool('train.py', path, '--work-dir', tmp_path / 'w', cwd=mini_data),
+        'data/elsewhere.json: missing annotation file',
+    )
 
 
 def test_images_that_are_missing_and_annotations_cut_off(tool, tmp_path, mini_data):
@@ -231,7 +234,7 @@ def test_images_that_are_missing_and_annotations_cut_off(tool, tmp_path, mini_da
     annotations = tmp_path / 'data/mini/coco/annotations/instances_train2017.json'
     annotations.write_text(annotations.read_text()[:1000])
     done = tool('train.py', DETECTION, '--work-dir', tmp_path / 'w', cwd=tmp_path)
-    refuses(done, 'instances_train2017.json is damaged or not JSON')
+    refuses(done, 'instances_train2017.json: damaged annotation file: it is damaged or not JSON')
 
 
 def test_a_checkpoint_that_is_not_there(tool, mini_data, tmp_path):

@@ -2,6 +2,7 @@
 """Score a checkpoint: box and mask AP for a detector, mIoU for a segmentor."""
 
 import doctor  # noqa: F401  (says what to type if an import below fails)
+import importlib
 
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
@@ -12,6 +13,8 @@ from mmengine_plugin.cli.arguments import run_parser
 from mmengine_plugin.cli.configs import load_run
 from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.inference.drawing import PicturesHook
+
+DUMPS = dict(mmdet='DumpDetResults', mmseg='DumpSegResults')
 
 
 def main() -> None:
@@ -40,7 +43,9 @@ def main() -> None:
     if args.out:
         if not args.out.endswith(('.pkl', '.pickle')):
             raise UserError(f'--out {args.out}: the name must end with .pkl or .pickle')
-        dump = dict(type='DumpDetResults' if cfg.default_scope == 'mmdet' else 'DumpSegResults', out_file_path=args.out)
+        dump = dict(type=DUMPS.get(cfg.default_scope, 'DumpResults'), out_file_path=args.out)
+        if cfg.default_scope == 'mmseg':
+            importlib.import_module('mmseg_plugin.scores.dump_results')  # the config may not import the plugin
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dump]
     runner = Runner.from_cfg(cfg)

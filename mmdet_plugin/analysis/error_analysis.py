@@ -8,6 +8,7 @@ import numpy as np
 from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmengine.config import Config
+from mmengine.fileio import get_local_path
 from mmengine.registry import DATASETS
 
 from backbones.errors import UserError
@@ -49,7 +50,8 @@ def analyze(cfg: Config, path: str, out_dir: str | Path, score_thr: float) -> Re
                 f"the test data of {cfg.filename} are a {type(dataset).__name__}: only data in COCO's format "
                 '(CocoDataset) can be analyzed'
             )
-        truth = dataset.COCOAPI(dataset.ann_file)
+        with get_local_path(dataset.ann_file, backend_args=dataset.backend_args) as path_of_truth:
+            truth = dataset.COCOAPI(path_of_truth)
     classes, out_dir = dataset.metainfo['classes'], Path(out_dir)
     samples = read_samples(path, dataset, cfg.filename)
     if not any(len(sample['pred_instances']['labels']) for sample in samples):
@@ -127,6 +129,7 @@ def class_scores(truth: COCO, samples: list[dict], dataset: CocoDataset, kind: s
     with quiet():
         evaluation = evaluator(truth, truth.loadRes(entries), kind)
         evaluation.params.catIds, evaluation.params.maxDets = dataset.cat_ids, [100, 300, 1000]
+        evaluation.params.imgIds = [sample['img_id'] for sample in samples]  # perhaps a part of the file
         evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ['all']
         evaluation.evaluate()
         evaluation.accumulate()

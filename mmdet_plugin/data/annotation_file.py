@@ -29,6 +29,7 @@ class AnnotationFile:
             the file cannot be read.
         changes: What was filled in or corrected, each with the number of entries.
         problems: What cannot be filled in.
+        doubts: What a training can do without, but may be a mistake.
         unusable: Entries that cannot be used, which are not in ``content``, by the name of their list.
     """
 
@@ -36,6 +37,7 @@ class AnnotationFile:
     content: dict[str, Any]
     changes: Counter[str] = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
+    doubts: list[Problem] = field(default_factory=list)
     unusable: dict[str, list] = field(default_factory=lambda: defaultdict(list))
 
     def described_changes(self) -> str:

@@ -28,7 +28,7 @@ def class_problems(file: str, classes: Sequence[str], names: Sequence[str]) -> I
         if count > 1:
             detail = f'metainfo.classes has {name!r} {count} times'
             yield Problem(file, 'duplicate class', detail, 'name each class once in metainfo=dict(classes=(...))')
-    repeated = [name for name, count in Counter(names).items() if count > 1]
+    repeated = [name for name, count in Counter(names).items() if count > 1 and name in classes]
     for name in repeated:
         yield Problem(file, 'duplicate category name', f'it has {name!r} twice', 'give each category its own name')
     if repeated:
@@ -53,7 +53,7 @@ def class_problems(file: str, classes: Sequence[str], names: Sequence[str]) -> I
             )
 
 
-def crowd_only(content: Mapping[str, Any], classes: Sequence[str], test_mode: bool) -> dict[int | str, str]:
+def crowd_only(content: Mapping[str, Any], classes: Sequence[str]) -> dict[int | str, str]:
     """Find the categories of which all annotations are crowds, by their ids.
 
     Some tools export every mask that was drawn with a brush as a crowd. Training ignores crowds, and no score counts
@@ -62,33 +62,35 @@ def crowd_only(content: Mapping[str, Any], classes: Sequence[str], test_mode: bo
     Args:
         content: The completed content of an annotation file.
         classes: Classes of the config.
-        test_mode: Whether the set is for validation or tests. It may have crowds only of some classes, but not of all.
 
     Returns:
         The names of the categories, by their ids.
     """
     names = {category['id']: category['name'] for category in content['categories'] if category['name'] in classes}
     single = {annotation['category_id'] for annotation in content['annotations'] if not annotation['iscrowd']}
-    if test_mode and single & set(names):
-        return {}
     used = {annotation['category_id'] for annotation in content['annotations']}
     return {id_: name for id_, name in names.items() if id_ in used - single}
 
 
-def crowd_problems(file: str, content: Mapping[str, Any], classes: Sequence[str], test_mode: bool) -> Iterator[Problem]:
+def has_single_objects(content: Mapping[str, Any], classes: Sequence[str]) -> bool:
+    """Whether any annotation of the classes is not a crowd. If none is, there is nothing to train on or to score."""
+    ids = {category['id'] for category in content['categories'] if category['name'] in classes}
+    return any(a['category_id'] in ids and not a['iscrowd'] for a in content['annotations'])
+
+
+def crowd_problems(file: str, content: Mapping[str, Any], classes: Sequence[str]) -> Iterator[Problem]:
     """Find classes of which all annotations are crowds.
 
     Args:
         file: Annotation file.
         content: Its completed content.
         classes: Classes of the config.
-        test_mode: Whether the set is for validation or tests.
 
     Yields:
         A problem for each class.
     """
     counts = Counter(annotation['category_id'] for annotation in content['annotations'])
-    for id_, name in crowd_only(content, classes, test_mode).items():
+    for id_, name in crowd_only(content, classes).items():
         yield Problem(
             file,
             'class with crowds only',
@@ -137,5 +139,9 @@ def add_empty_categories(content: dict[str, Any], classes: Sequence[str]) -> lis
     """
     known = {category['name'] for category in content['categories']}
     lacking = [name for name in classes if name not in known]
-    content['categories'] = [*content['categories'], *(dict(id=f'no {name}', name=name) for name in lacking)]
+    ids = [category['id'] for category in content['categories']]
+    first = max((id_ for id_ in ids if isinstance(id_, int)), default=0) + 1
+    for number, name in enumerate(lacking, first):
+        id_ = str(number) if any(isinstance(other, str) for other in ids) else number
+        content['categories'].append(dict(id=id_, name=name))
     return lacking

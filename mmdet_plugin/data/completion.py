@@ -38,6 +38,7 @@ def complete(file: AnnotationFile) -> None:
         file.content[key] = _usable(file, key, entries)
     for key in ('images', 'categories'):
         check_ids(file, key)
+    _drop_empty_twins(file)
     number_annotations(file)
     connect(file)
 
@@ -50,6 +51,19 @@ def _dicts(file: AnnotationFile, key: str) -> Iterator[Entry]:
             file.unusable[key].append(entry)
             detail = f'{key}[{number}] is {str(entry)[:60]}'
             file.problems.append(Problem(file.path, 'entry of the wrong type', detail, EXPORT))
+
+
+def _drop_empty_twins(file: AnnotationFile) -> None:
+    """Drop categories without annotations if another one has their name. Roboflow adds one with the project's name."""
+    used = {annotation['category_id'] for annotation in file.content['annotations']}
+    categories = file.content['categories']
+    names = {category['name'] for category in categories if category['id'] in used}
+    kept = [category for category in categories if category['id'] in used or category['name'] not in names]
+    if len(kept) < len(categories):
+        file.content['categories'] = kept
+        file.changes['category without annotations removed, since another one has its name'] += len(categories) - len(
+            kept
+        )
 
 
 def _write_names(file: AnnotationFile, categories: list[Entry]) -> None:
@@ -65,6 +79,9 @@ def _fill_in(file: AnnotationFile, annotations: list[Entry]) -> None:
     for annotation in [a for a in annotations if a.get('iscrowd') is None]:
         annotation['iscrowd'] = 0
         file.changes['iscrowd=0 filled in'] += 1
+    for annotation in [a for a in annotations if isinstance(a['iscrowd'], float)]:
+        annotation['iscrowd'] = int(annotation['iscrowd'])
+        file.changes['iscrowd written as an integer'] += 1
     for annotation in [a for a in annotations if not a.get('bbox')]:
         box = box_of(annotation.get('segmentation'))
         if box:

@@ -16,10 +16,12 @@ from mmengine_plugin.data.image_checks import transform_of
 
 from .annotation_file import IndexedAnnotations, class_name, refuse
 from .annotation_reader import read_annotations, without_root
-from .class_checks import add_empty_categories, crowd_problems
+from .class_checks import add_empty_categories, crowd_problems, has_single_objects
 from .image_files import locate_images, read_sizes
-from .mask_checks import mask_problems
+from .mask_checks import UNUSABLE, mask_problems
 from .usable_objects import left_out_images, unusable_objects
+
+UNUSABLE_SHARE = 0.01  # of the objects may have masks that cannot be used, which training ignores
 
 
 @DATASETS.register_module()
@@ -66,6 +68,8 @@ class CheckedCocoDataset(CheckedSamples, CocoDataset):
         """
         file = read_annotations(local_path, name=self.ann_file)
         refuse(file.problems)
+        for doubt in file.doubts:
+            print_log(str(doubt), 'current', logging.WARNING)
         if self.may_lack_classes:
             self.lacking = add_empty_categories(file.content, self.metainfo['classes'])
         folder = self.data_prefix['img']
@@ -80,9 +84,24 @@ class CheckedCocoDataset(CheckedSamples, CocoDataset):
         refuse(read_sizes(file, folder, loader, self.backend_args))
         index, classes = IndexedAnnotations(file), self.metainfo['classes']
         index.get_cat_ids(cat_names=classes)  # refuses unknown classes before their objects are looked at
-        refuse(list(crowd_problems(self.ann_file, file.content, classes, self.test_mode)))
+        crowds = list(crowd_problems(self.ann_file, file.content, classes))
+        if not has_single_objects(file.content, classes):
+            refuse(crowds)
+        elif not self.test_mode:
+            for problem in crowds:
+                print_log(str(problem), 'current', logging.WARNING)
         if transform_of(self, LoadAnnotations).with_mask:
-            refuse(mask_problems(self.ann_file, file.content, classes))
+            lacking = mask_problems(self.ann_file, file.content, classes)
+            refuse([problem for problem in lacking if problem.kind != UNUSABLE])
+            if self.test_mode or len(lacking) > UNUSABLE_SHARE * len(file.content['annotations']):
+                refuse(lacking)  # the scores need all masks
+            elif lacking:
+                print_log(
+                    f'{self.ann_file}: training ignores {len(lacking)} objects with unusable masks, the first is '
+                    f'{lacking[0].detail}',
+                    'current',
+                    logging.WARNING,
+                )
         problems, note = unusable_objects(self.ann_file, file.content, classes)
         refuse(problems)
         if note:

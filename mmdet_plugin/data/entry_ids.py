@@ -90,9 +90,14 @@ def connect(file: AnnotationFile) -> None:
                 annotation[name] = alike[str(annotation[name])]
                 file.changes[f'{name} written as in {key}'] += 1
         if key == 'categories':
-            for id_, count in Counter(a[name] for a in unknown if a[name] not in known).items():
+            counts = Counter(a[name] for a in unknown if a[name] not in known)
+            used = {a[name] for a in file.content['annotations']}
+            # with ids from 0 in the annotations and from 1 in the categories, each object would have another class
+            shifted = set(counts) == {0} and known == set(range(1, len(known) + 1)) and len(known) not in used
+            found = file.problems if shifted or not used & known else file.doubts
+            for id_, count in counts.items():
                 detail = (
                     f'{count} annotations have the category_id {id_}, and the categories {sorted(known, key=str)[:10]}'
                 )
                 fix = 'add the category to "categories", or remove the annotations'
-                file.problems.append(Problem(file.path, 'annotation of an unknown category', detail, fix))
+                found.append(Problem(file.path, 'annotation of an unknown category', detail, fix))

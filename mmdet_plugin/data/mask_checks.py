@@ -7,6 +7,7 @@ from mmengine_plugin.data.image_checks import Problem
 
 from .masks import has_mask
 
+UNUSABLE = 'object with an unusable mask'  # training ignores such an object
 FASTER_RCNN = "_base_ = __import__('mmdet_plugin').config('faster_rcnn_mambaout_tiny')"
 
 
@@ -32,11 +33,12 @@ def mask_problems(file: str, content: Mapping[str, Any], classes: Sequence[str])
         'write polygons as [[x1, y1, x2, y2, x3, y3, ...], ...] or run lengths, remove these annotations, or train a '
         f'detector of boxes: {FASTER_RCNN}'
     )
-    return [
-        Problem(file, 'object without a mask', f'{describe(annotation, names)}: segmentation is {shown}', fix)
-        for annotation in lacking
-        for shown in [str(annotation.get('segmentation'))[:60]]
-    ]
+    problems = []
+    for annotation in lacking:
+        mask = annotation.get('segmentation')
+        kind = UNUSABLE if mask else 'object without a mask'
+        problems.append(Problem(file, kind, f'{describe(annotation, names)}: segmentation is {str(mask)[:60]}', fix))
+    return problems
 
 
 def describe(annotation: Mapping[str, Any], names: Mapping[int | str, str]) -> str:

@@ -14,7 +14,7 @@ from mmengine_plugin.atomic_files import atomic_file
 
 from .annotation_file import AnnotationFile
 from .check_dataset import TOLERANCE, read_completed
-from .class_checks import crowd_only
+from .class_checks import crowd_only, has_single_objects
 from .file_checks import object_key, wrong_area
 from .image_files import has_size
 from .masks import are_numbers, area_of, box_of
@@ -97,7 +97,9 @@ def mend(dataset: CocoDataset) -> AnnotationFile:
     if not file.content:
         return file
     annotations = file.content['annotations']
-    crowds = crowd_only(file.content, dataset.metainfo['classes'], dataset.test_mode)
+    crowds, classes = {}, dataset.metainfo['classes']
+    if not dataset.test_mode or not has_single_objects(file.content, classes):
+        crowds = crowd_only(file.content, classes)
     for annotation in annotations:
         if annotation['category_id'] in crowds:
             annotation['iscrowd'] = 0

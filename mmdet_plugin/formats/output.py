@@ -9,17 +9,18 @@ from pathlib import Path
 
 from backbones.errors import UserError
 from mmengine_plugin.atomic_files import atomic_folder
+from mmengine_plugin.config_text import literal
 
 from .dataset import Dataset, finish, to_coco
 
 CONFIG = """# The paths begin at the folder in which the programs are started: {start}
 _base_ = __import__('mmdet_plugin').config('{base}')
-data = dict(data_root={root!r}, data_prefix=dict(img={images!r}), metainfo=dict(classes={classes!r}))
+data = dict(data_root={root}, data_prefix=dict(img={images}), metainfo=dict(classes={classes}))
 model = dict(roi_head=dict({heads}))
 train_dataloader = dict(dataset=dict(**data, ann_file='annotations/train.json'))
 val_dataloader = dict(dataset=dict(**data, ann_file='annotations/val.json'))
 test_dataloader = {test_dataloader}
-val_evaluator = dict(ann_file={val!r})
+val_evaluator = dict(ann_file={val})
 test_evaluator = {test_evaluator}
 """
 
@@ -89,15 +90,15 @@ def _config(dataset: Dataset, out: Path, images: str) -> str:
         heads += f', mask_head=dict(num_classes={count})'
     has_test = any(image.split == 'test' for image in dataset.images)
     return CONFIG.format(
-        start=Path.cwd(),
+        start=literal(str(Path.cwd())),
         base='mask_rcnn_mambaout_tiny' if dataset.has_masks else 'faster_rcnn_mambaout_tiny',
-        root=root,
-        images=images,
-        classes=tuple(dataset.categories),
+        root=literal(root),
+        images=literal(images),
+        classes=literal(tuple(dataset.categories)),
         heads=heads,
         test_dataloader=(
             "dict(dataset=dict(**data, ann_file='annotations/test.json'))" if has_test else 'val_dataloader'
         ),
-        val=f'{root}/annotations/val.json',
-        test_evaluator=f'dict(ann_file={f"{root}/annotations/test.json"!r})' if has_test else 'val_evaluator',
+        val=literal(f'{root}/annotations/val.json'),
+        test_evaluator=f'dict(ann_file={literal(f"{root}/annotations/test.json")})' if has_test else 'val_evaluator',
     )

@@ -100,8 +100,10 @@ class InOrder:
             self.eval['recall'] = self.eval['recall'][:, order]
 
     def _mean(self, table: str, iou: float | None, area: int, number: int) -> float:
-        """The mean of a part of the precision or the recall; -1 if there are no objects or no such IoU."""
+        """The mean of a part of the precision or recall; -1 if there are no objects, or no such IoU or area."""
         p, values = self.params, self.eval[table]
+        if area >= len(p.areaRng):
+            return -1
         if iou is not None:
             values = values[np.isclose(p.iouThrs, iou)]
             if not len(values):

@@ -14,6 +14,7 @@ from backbones.errors import UserError, did_you_mean
 
 from ..data.annotation_file import IndexedAnnotations, refuse
 from ..data.annotation_reader import read_annotations
+from ..data.class_checks import add_empty_categories
 from ..data.image_files import has_size
 from ..data.masks import has_mask
 from .coco_evaluators import InOrderCOCOeval, InOrderCOCOevalMP, evaluator
@@ -33,6 +34,8 @@ class FastCocoMetric(CocoMetric):
     Args:
         *args: Arguments of CocoMetric.
         backend: ``'faster_coco_eval'`` or ``'pycocotools'``.
+        may_lack_classes: Whether the annotation file may lack classes, as that of one of several data sets may. The
+            programs in ``tools/`` set it for such data sets.
         **kwargs: Arguments of CocoMetric. ``use_mp_eval`` only has an effect with ``'pycocotools'``.
             ``proposal_nums`` has one to three numbers of detections in an image. ``mAP`` counts 100 detections if 100
             is one of them, as COCO does, or else the largest number: ``proposal_nums=(300,)`` counts 300 in all scores.
@@ -45,7 +48,8 @@ class FastCocoMetric(CocoMetric):
             to be scored and it has none.
     """
 
-    def __init__(self, *args, backend: str = 'faster_coco_eval', **kwargs) -> None:
+    def __init__(self, *args, backend: str = 'faster_coco_eval', may_lack_classes: bool = False, **kwargs) -> None:
+        self.may_lack_classes = may_lack_classes
         self.truth: IndexedAnnotations | None = None  # without ann_file, it is made from the data set at the end
         with replaced(COCO=self._read):
             super().__init__(*args, **kwargs)
@@ -101,6 +105,8 @@ class FastCocoMetric(CocoMetric):
             for number, (image, found) in enumerate(results):  # several data sets may have the same image ids
                 image['img_id'] = found['img_id'] = number
         else:
+            if self.may_lack_classes and add_empty_categories(self.truth.dataset, self.dataset_meta['classes']):
+                self.truth.createIndex()
             sizes = {image['img_id']: (image['height'], image['width']) for image, _ in results}
             for image in self.truth.dataset['images']:
                 if image['id'] in sizes and not has_size(image):  # polygons are scored in the size of the image

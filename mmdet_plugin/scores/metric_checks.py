@@ -44,7 +44,7 @@ def check_coco_metric(metric: CocoMetric, key: str, setting: Mapping, dataset: D
     if setting.get('ann_file') is None:
         _check_samples(key, parts)
         return
-    if len(files) > 1:
+    if len(files) > 1 and osp.realpath(setting['ann_file']) in files:  # another file may have the images of all
         raise UserError(_several_files(key, setting, files))
     if isinstance(metric, FastCocoMetric) and metric.truth is not None:
         _check_objects(metric, key, parts[0].metainfo['classes'], cfg)
@@ -99,7 +99,7 @@ def _check_objects(metric: FastCocoMetric, key: str, classes: Sequence[str], cfg
         print_log(message, 'current', logging.WARNING)
         return
     image, most = counts.most_common(1)[0]
-    limits = _limits(cfg.model.get('test_cfg') or {})
+    limits = _limits((cfg.get('model') or {}).get('test_cfg') or {})
     counted = COUNTED if COUNTED in metric.proposal_nums else metric.proposal_nums[-1]
     too_low = {name: limit for name, limit in limits.items() if limit < most}
     if counted < most or too_low:

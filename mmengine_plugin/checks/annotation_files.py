@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from backbones.errors import UserError
 
+from ..data.wrapped_sets import leaves
 from .run_part import RunPart, numbered
 
 
@@ -41,7 +42,8 @@ def check_class_order(part: RunPart) -> None:
     Raises:
         UserError: If one of them numbers classes in another order than ``metainfo.classes``.
     """
-    class_order(part.dataset, f'{part.split}_dataloader.dataset', getattr(part.dataset, 'ann_file', None))
+    for leaf in leaves(part.dataset):
+        class_order(leaf, f'{part.split}_dataloader.dataset', getattr(leaf, 'ann_file', None))
     settings = numbered(f'{part.split}_evaluator', part.cfg.get(f'{part.split}_evaluator'))
     for (key, setting), metric in zip(settings, part.metrics, strict=False):
         class_order(metric, key, setting.get('ann_file') if isinstance(setting, Mapping) else None)

@@ -27,7 +27,7 @@ def check_batch_norms(part: RunPart) -> None:
     batch_size = part.batch_size
     sampler = getattr(part.loop.dataloader.batch_sampler, 'sampler', None)
     norm = _norm_of_pooled_map(part.model)
-    if norm is None or batch_size is None or sampler is None:
+    if norm is None or not isinstance(batch_size, int) or sampler is None:
         return
     reason = f'model.{norm} normalises over the images of a process and needs 2 of them'
     if batch_size == 1:

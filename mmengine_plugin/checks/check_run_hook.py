@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from itertools import chain
 
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
 
@@ -46,10 +49,18 @@ def check_epochs_end(part: RunPart) -> None:
 def check_channels(part: RunPart) -> None:
     """Check that the model takes as many channels as the first image has; the message names the image."""
     for view in views(part.sample):
+        if getattr(view['inputs'], 'ndim', None) != 3:  # a volume, or what a packing of the user's own returns
+            continue
         try:
             check_image_channels(part.model, view['inputs'].permute(1, 2, 0).numpy())
         except UserError as error:
             raise UserError(f'{view["data_samples"].get("img_path", "the first image")}: {error}') from None
+
+
+def warn_of_shared_images(training: RunPart, validation: RunPart) -> None:
+    """Warn of validation images that are training images, too; only the main process lists the images."""
+    if is_main_process() and (note := shared_by_path(training.dataset, validation.dataset)):
+        print_log(note, 'current', logging.WARNING)
 
 
 # Each check takes a part of the run and raises a UserError. The first ones need no data.
@@ -86,8 +97,7 @@ class CheckRunHook(Hook):
             _check(validation, (*DATA_CHECKS, *SCORE_CHECKS))
             check_metrics(runner, 'val')
             check_monitored_scores(runner)
-            if note := shared_by_path(training.dataset, validation.dataset):
-                runner.logger.warning(note)
+            warn_of_shared_images(training, validation)
         warn_of_schedule(runner, loop)
 
     def before_val(self, runner: Runner) -> None:

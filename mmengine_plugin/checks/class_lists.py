@@ -10,12 +10,19 @@ from mmengine.registry import DATASETS
 
 from backbones.errors import UserError
 
+from .pipelines import type_name
+
+SPLITS = ('train', 'val', 'test')
 LISTED = 20  # classes at most that a message lists to be pasted
 TEXT_MODELS = ('language_model', 'text_encoder')  # parts of models that read class names as text
 
 
-def class_list_problems(cfg: Config) -> Iterator[str]:
+def class_list_problems(cfg: Config, splits: Sequence[str] = SPLITS) -> Iterator[str]:
     """Compare the classes of the data loaders of a config, without loading any data.
+
+    Args:
+        cfg: A config of mmdet or mmseg.
+        splits: The data loaders to compare.
 
     Yields:
         A message for each data set of a concatenation, and each data loader, whose classes differ from the first one's.
@@ -23,9 +30,9 @@ def class_list_problems(cfg: Config) -> Iterator[str]:
     """
     if any(part in cfg.get('model', {}) for part in TEXT_MODELS):
         return
-    yield from concatenation_problems(cfg)
+    yield from concatenation_problems(cfg, splits)
     reference, expected = None, None
-    for split in ('train', 'val', 'test'):
+    for split in splits:
         loader = cfg.get(f'{split}_dataloader') or {}
         classes = _configured_classes(loader.get('dataset'), cfg.get('default_scope'))
         if classes is None:
@@ -39,13 +46,21 @@ def class_list_problems(cfg: Config) -> Iterator[str]:
             )
 
 
-def concatenation_problems(cfg: Config) -> Iterator[str]:
-    """Compare the classes of data sets that are joined, which upstream's ConcatDataset cannot map to each other."""
+def concatenation_problems(cfg: Config, splits: Sequence[str] = SPLITS) -> Iterator[str]:
+    """Compare the classes of data sets that are joined, which upstream's ConcatDataset cannot map to each other.
+
+    Args:
+        cfg: A config of mmdet or mmseg.
+        splits: The data loaders to look at.
+
+    Yields:
+        A message for each data set whose classes differ from those of the first one.
+    """
     if any(part in cfg.get('model', {}) for part in TEXT_MODELS):
         return
-    for split in ('train', 'val', 'test'):
+    for split in splits:
         evaluator = cfg.get(f'{split}_evaluator') or {}
-        if isinstance(evaluator, Mapping) and evaluator.get('type') == 'MultiDatasetsEvaluator':
+        if isinstance(evaluator, Mapping) and type_name(evaluator) == 'MultiDatasetsEvaluator':
             continue  # it scores each data set by itself
         loader = cfg.get(f'{split}_dataloader') or {}
         for key, parts in _concatenations(f'{split}_dataloader.dataset', loader.get('dataset')):
@@ -63,14 +78,19 @@ def concatenation_problems(cfg: Config) -> Iterator[str]:
 
 def let_parts_lack_classes(cfg: Config) -> None:
     """Let annotation files of a concatenation lack classes that others have; :func:`check_parts` checks them later."""
-    for split in ('train', 'val', 'test'):
+    for split in SPLITS:
         loader = cfg.get(f'{split}_dataloader') or {}
+        evaluator = cfg.get(f'{split}_evaluator') or {}
+        metrics = evaluator.get('metrics', ()) if isinstance(evaluator, Mapping) else ()  # one for each part
         for _, parts in _concatenations('', loader.get('dataset')):
             for part in parts:
                 while isinstance(part.get('dataset'), Mapping):
                     part = part['dataset']
-                if part.get('type') in ('CheckedCocoDataset', 'mmdet.CheckedCocoDataset'):
+                if type_name(part) == 'CheckedCocoDataset':
                     part.setdefault('may_lack_classes', True)
+            for metric in metrics:
+                if type_name(metric) == 'FastCocoMetric':
+                    metric.setdefault('may_lack_classes', True)
 
 
 def check_parts(dataset: object) -> None:

@@ -26,7 +26,8 @@ OTHER_CLASSES = ('RPNHead', 'STDCHead')
 class NumClassesHook(Hook):
     """Compares the classes of the heads, of the data and of the checkpoint, before the first step.
 
-    Before a training, the data loaders must have the same classes in the same order. Before a test or a validation
+    Before a training, the data loaders of the training and of the validation must have the same classes in the same
+    order; other classes in that of the test are reported by a warning. Before a test or a validation
     without training, the data must have the classes that the checkpoint was trained on, in their order. The number of
     classes must be that of the heads.
 
@@ -50,8 +51,10 @@ class NumClassesHook(Hook):
         """Compare the heads with the training data, and the data loaders with each other."""
         self.trained = None  # a training may begin with the weights of other classes
         self._check_heads(runner, runner.train_dataloader.dataset)
-        for problem in class_list_problems(runner.cfg):
+        for problem in class_list_problems(runner.cfg, ('train', 'val')):
             raise UserError(problem)
+        for problem in class_list_problems(runner.cfg):  # what is left concerns the test, which a training does not run
+            runner.logger.warning(problem)
         check_parts(runner.train_dataloader.dataset)
 
     def before_val(self, runner: Runner) -> None:

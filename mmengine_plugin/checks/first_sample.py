@@ -38,6 +38,8 @@ def first_sample(dataset: Dataset, source: str) -> dict | None:
     if any(caching_transforms(dataset)):
         return None
     sample = load_sample(dataset, 0, source)
+    if sample is None:
+        return None
     if not isinstance(sample, dict) or 'inputs' not in sample or 'data_samples' not in sample:
         pack = 'PackDetInputs' if type(parts[0]).__module__.startswith('mmdet') else 'PackSegInputs'
         raise UserError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator
 
+from mmengine.dist import get_world_size
 from mmengine.logging import print_log
 from PIL import Image
 from torch.utils.data import Dataset
@@ -13,18 +15,20 @@ from backbones.errors import UserError
 
 from ..data.checked_samples import views
 from ..engine.sampling import SeededDataset
-from .pipelines import padded_share
+from .pipelines import crop_above_size, padded_share
 from .run_part import RunPart
 from .samples import load_sample
 
-TRIED = 4  # images from the beginning, beside the first one of another size in its file
+TRIED = 4  # images from the beginning, beside two files of different sizes
+OPENED = 500  # files at most that are opened to find such files
 
 
 def check_image_sizes(part: RunPart) -> None:
     """Check that images which share a batch have one size when mmseg stacks them.
 
     In training, the preprocessor pads images up to its ``size``. In a validation and a test, it pads only with a
-    ``test_cfg``. A warning names the size to set if more than a part of each training batch is padding.
+    ``test_cfg``. A warning names the size to set if a part of each training batch is padding, or if the training crop
+    is larger than the size.
 
     Raises:
         UserError: If images that were tried have several sizes; the message has the setting to use.
@@ -32,7 +36,10 @@ def check_image_sizes(part: RunPart) -> None:
     preprocessor = getattr(part.model, 'data_preprocessor', None)
     if type(preprocessor).__name__ != 'SegDataPreProcessor':
         return
-    if part.split == 'train' and (found := padded_share(part.cfg)):  # all images have the size of the crop
+    note = crop_above_size(part.cfg) if part.split == 'train' else None
+    if note:
+        print_log(note, 'current', logging.WARNING)
+    elif part.split == 'train' and (found := padded_share(part.cfg)):  # all images have the size of the crop
         setting, share = found
         if share > 0:
             print_log(
@@ -46,10 +53,15 @@ def check_image_sizes(part: RunPart) -> None:
     if part.batch_size == 1 or part.sample is None or is_padded:
         return
     least = preprocessor.size if part.split == 'train' else (0, 0)
-    sizes = {(max(height, least[0]), max(width, least[1])): path for height, width, path in _sizes(part)}
-    if len(sizes) == 1:
+    batches: dict[object, dict[tuple[int, int], str]] = defaultdict(dict)  # the sizes in each batch, with an image
+    for batch, height, width, path in _sizes(part):
+        batches[batch][max(height, least[0]), max(width, least[1])] = path
+    sizes = max(batches.values(), key=len, default={})
+    if len(sizes) <= 1:
         return
     listed = ' and '.join(f'{height}x{width} ({path})' for (height, width), path in list(sizes.items())[:2])
+    if note:
+        raise UserError(f'train_dataloader: images of several sizes, such as {listed}, cannot share a batch: {note}')
     if part.split == 'train':
         raise UserError(
             f'train_dataloader: images of several sizes, such as {listed}, cannot share a batch: add '
@@ -61,27 +73,38 @@ def check_image_sizes(part: RunPart) -> None:
     )
 
 
-def _sizes(part: RunPart) -> Iterator[tuple[int, int, str]]:
-    """Height, width and path of some samples after the pipeline."""
+def _sizes(part: RunPart) -> Iterator[tuple[object, int, int, str]]:
+    """Batch, height, width and path of some samples after the pipeline."""
     dataset = part.dataset.dataset if isinstance(part.dataset, SeededDataset) else part.dataset
-    tried = {*range(min(TRIED, len(dataset)))}
-    if (other := _index_of_another_size(dataset)) is not None:
-        tried.add(other)
-    for index in sorted(tried):
+    for index in sorted({*range(min(TRIED, len(dataset))), *_files_of_different_sizes(part, dataset)}):
         for view in views(load_sample(dataset, index, f'{part.split}_dataloader.dataset')):
-            yield (*view['inputs'].shape[-2:], view['data_samples'].get('img_path', ''))
+            path = view['data_samples'].get('img_path', '')
+            yield _batch_of(part, index), *view['inputs'].shape[-2:], path
 
 
-def _index_of_another_size(dataset: Dataset) -> int | None:
-    """The first image whose file has another size than the first one's; ``None`` if there is none or no local file."""
-    first = None
-    for index in range(len(dataset)):
+def _files_of_different_sizes(part: RunPart, dataset: Dataset) -> tuple[int, ...]:
+    """The first two images that may share a batch and have files of different sizes.
+
+    The tuple is empty if none are among the first files, or if one of these cannot be opened.
+    """
+    first: dict[object, tuple[int, tuple[int, int]]] = {}
+    for index in range(min(OPENED, len(dataset))):
         try:
             with Image.open(dataset.get_data_info(index)['img_path']) as image:
                 size = image.size
-        except (AttributeError, KeyError, OSError):  # a wrapper, or a file that PIL cannot read
-            return None
-        first = first or size
-        if size != first:
-            return index
-    return None
+        # a wrapper, or a file that PIL cannot read or finds too large
+        except (AttributeError, KeyError, OSError, ValueError, Image.DecompressionBombError):
+            return ()
+        other, expected = first.setdefault(_batch_of(part, index), (index, size))
+        if size != expected:
+            return other, index
+    return ()
+
+
+def _batch_of(part: RunPart, index: int) -> object:
+    """The batch of an image, and its process, as DefaultSampler forms them; any two images may share a shuffled one."""
+    sampler = part.cfg[f'{part.split}_dataloader'].get('sampler') or {}
+    if part.split == 'train' or sampler.get('shuffle', True):
+        return None
+    processes = get_world_size()
+    return index // (part.batch_size * processes), index % processes

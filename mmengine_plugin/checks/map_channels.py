@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
 from backbones.errors import UserError
 
 from .run_part import RunPart
+from .trial_run import feature_maps
 
 # modules that take maps of one width, and the attribute that holds it
 ONE_WIDTH = {
@@ -44,9 +41,9 @@ def check_map_channels(part: RunPart) -> None:
     if convolution is None:
         return
     image = convolution.weight.new_zeros(1, convolution.in_channels, 64, 64)
-    source, maps = type(backbone).__name__, _maps(backbone, image)
+    source, maps = type(backbone).__name__, feature_maps(backbone, image)
     if maps and neck is not None:
-        channels, maps = [x.shape[1] for x in maps], _maps(neck, maps)
+        channels, maps = [x.shape[1] for x in maps], feature_maps(neck, maps)
         if not maps:
             _check_neck(part.cfg, source, channels)
         source = type(neck).__name__
@@ -56,32 +53,6 @@ def check_map_channels(part: RunPart) -> None:
             for key, head in _modules(model, name):
                 _check_segmentation_head(key, head, source, channels)
         _check_detection_heads(model, source, channels)
-
-
-def _maps(module: nn.Module, inputs: object) -> list[Tensor]:
-    """The maps ``(B, C, H, W)`` that a backbone or a neck returns; an empty list if it fails or returns others."""
-    with _trial(module):
-        try:
-            outputs = module(inputs)
-        except Exception:  # any: this input is ours, and whether the module takes it is the question
-            return []
-    if isinstance(outputs, list | tuple) and all(isinstance(x, Tensor) and x.ndim == 4 for x in outputs):
-        return list(outputs)
-    return []
-
-
-@contextmanager
-def _trial(module: nn.Module) -> Iterator[None]:
-    """Set a module to evaluation mode for a block of code without gradients, and restore modes and random states."""
-    modes = {part: part.training for part in module.modules()}
-    devices = {p.device for p in module.parameters() if p.is_cuda}
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
-            yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def _check_neck(cfg: Config, source: str, channels: list[int]) -> None:

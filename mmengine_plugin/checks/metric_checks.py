@@ -10,6 +10,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from .pipelines import type_name
+
 
 @functools.singledispatch
 def check_metric(metric: BaseMetric, key: str, setting: Mapping, dataset: Dataset, cfg: Config) -> None:
@@ -55,7 +57,7 @@ def scored_sets(cfg: Config, split: str, dataset: Dataset) -> Iterator[tuple[str
         dataset: The data set of this split.
     """
     key, settings = f'{split}_evaluator', cfg.get(f'{split}_evaluator')
-    if isinstance(settings, Mapping) and settings.get('type') == 'MultiDatasetsEvaluator':
+    if isinstance(settings, Mapping) and type_name(settings) == 'MultiDatasetsEvaluator':
         for i, (setting, part) in enumerate(zip(settings['metrics'], getattr(dataset, 'datasets', ()), strict=False)):
             yield f'{key}.metrics.{i}', setting, part
     elif isinstance(settings, Mapping):

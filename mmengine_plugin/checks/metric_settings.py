@@ -5,6 +5,7 @@ from __future__ import annotations
 from backbones.errors import UserError
 
 from ..data.checked_samples import views
+from .class_lists import class_tuple
 from .run_part import RunPart
 
 
@@ -70,7 +71,7 @@ def check_ignored_labels(part: RunPart) -> None:
     Raises:
         UserError: If a class is left out of the training and scored, or the other way round.
     """
-    classes = getattr(part.dataset, 'metainfo', {}).get('classes') or ()
+    classes = class_tuple(getattr(part.dataset, 'metainfo', None)) or ()
     for key, metric in part.metrics_of('IoUMetric'):
         for name, head in part.model.named_modules():
             if not hasattr(head, 'loss_decode') or not isinstance(getattr(head, 'ignore_index', None), int):

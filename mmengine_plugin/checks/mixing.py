@@ -60,9 +60,8 @@ def _loads_masks(dataset: Dataset) -> bool:
 
 def _check_one_size(dataset: Dataset, source: str) -> None:
     """Check that the data set inside MultiImageMixDataset gives images of one size, which CopyPaste needs."""
-    sizes = {
-        load_sample(dataset, i, f'{source}.dataset')['img'].shape[:2] for i in range(min(TRIED_SIZES, len(dataset)))
-    }
+    samples = [load_sample(dataset, i, f'{source}.dataset') for i in range(min(TRIED_SIZES, len(dataset)))]
+    sizes = {sample['img'].shape[:2] for sample in samples if sample is not None}
     if len(sizes) > 1:
         listed = ', '.join(f'{height}x{width}' for height, width in sorted(sizes))
         raise UserError(

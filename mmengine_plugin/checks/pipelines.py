@@ -51,8 +51,28 @@ def padded_share(cfg: Config) -> tuple[str, float] | None:
     preprocessor, crop = _segmentation_preprocessor(cfg), _training_crop(cfg)
     if preprocessor is None or crop is None or not preprocessor.get('size'):
         return None
-    height, width = preprocessor['size']
+    height, width = (max(pair) for pair in zip(preprocessor['size'], crop, strict=True))
     return f'model.data_preprocessor.size={crop}', 1 - crop[0] * crop[1] / (height * width)
+
+
+def crop_above_size(cfg: Config) -> str | None:
+    """Describe a training crop of a segmentor that is larger than the size to which its preprocessor pads.
+
+    Such a training works if no image is smaller than the crop.
+
+    Returns:
+        A sentence with the setting to change; ``None`` if the crop is not larger, or if there is no crop or no size.
+    """
+    preprocessor, crop = _segmentation_preprocessor(cfg), _training_crop(cfg)
+    if preprocessor is None or crop is None or not preprocessor.get('size'):
+        return None
+    size = tuple(preprocessor['size'])
+    if crop[0] <= size[0] and crop[1] <= size[1]:
+        return None
+    return (
+        f'model.data_preprocessor.size is {size}, which is smaller than the training crop {crop}: a batch with an '
+        f'image that is smaller than the crop fails. Set model.data_preprocessor.size={crop}'
+    )
 
 
 def pipelines(cfg: Config, split: str) -> Iterator[tuple[str, Sequence[Mapping]]]:
@@ -63,7 +83,7 @@ def pipelines(cfg: Config, split: str) -> Iterator[tuple[str, Sequence[Mapping]]
 
 def normalises(cfg: Config) -> bool:
     """Whether the model's data preprocessor changes the range of the pixels."""
-    preprocessor = cfg.model.get('data_preprocessor') or {}
+    preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or {}
     preprocessor = preprocessor.get('data_preprocessor') or preprocessor  # of a semi-supervised detector
     mean, std = preprocessor.get('mean'), preprocessor.get('std') or [1]
     return mean is not None and (any(mean) or any(value != 1 for value in std))
@@ -128,11 +148,6 @@ def _crop_problems(cfg: Config) -> Iterator[str]:
             'model.data_preprocessor.size is not set: set it to the training crop, as in '
             f'model.data_preprocessor.size={crop or (512, 512)}'
         )
-    elif crop is not None and (crop[0] > size[0] or crop[1] > size[1]):
-        yield (
-            f'model.data_preprocessor.size is {tuple(size)}, which is smaller than the training crop {crop}: set '
-            f'model.data_preprocessor.size={crop}'
-        )
     elif crop is not None and padded_share(cfg)[1] >= MOSTLY_PADDING:
         yield (
             f'model.data_preprocessor.size is {tuple(size)}, and the training crop is {crop}: '
@@ -141,7 +156,7 @@ def _crop_problems(cfg: Config) -> Iterator[str]:
 
 
 def _segmentation_preprocessor(cfg: Config) -> Mapping | None:
-    preprocessor = cfg.model.get('data_preprocessor')
+    preprocessor = (cfg.get('model') or {}).get('data_preprocessor')
     if isinstance(preprocessor, Mapping) and type_name(preprocessor) == 'SegDataPreProcessor':
         return preprocessor
     return None

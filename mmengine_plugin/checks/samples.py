@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import traceback
 
@@ -14,8 +15,8 @@ from backbones.errors import UserError
 from ..engine.sampling import seeded
 
 
-def load_sample(dataset: Dataset, index: int, source: str) -> dict:
-    """Load a sample with its transforms. Neither the random state nor the data set changes.
+def load_sample(dataset: Dataset, index: int, source: str) -> dict | None:
+    """Load a sample with copies of its transforms. Neither the random state nor the data set changes.
 
     Args:
         dataset: A data set whose pipeline keeps no images between its calls.
@@ -23,24 +24,45 @@ def load_sample(dataset: Dataset, index: int, source: str) -> dict:
         source: Key of the data set in the config, for the message.
 
     Returns:
-        What the pipeline returns.
+        What the pipeline returns; ``None`` if its transforms cannot be copied.
 
     Raises:
         UserError: If a transform fails, or if no image is left after it. The message names the transform.
     """
     try:
+        trial = _copied(dataset)
+    except Exception:  # any: a transform may hold an open file, a lock or a model
+        return None
+    try:
         with seeded(0):
-            return dataset[index]
+            return trial[index]
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f'{source}: {_emptying(dataset, index) or _failure(error)}') from error
+        raise UserError(f'{source}: {_emptying(trial, index) or _failure(error)}') from error
 
 
 def transforms_of(dataset: Dataset) -> list[object]:
     """The transforms of a data set or of a wrapper, without those of the data sets inside."""
     pipeline = getattr(dataset, 'pipeline', [])
     return list(getattr(pipeline, 'transforms', pipeline))
+
+
+def _copied(dataset: Dataset) -> Dataset:
+    """A data set with copies of its wrappers and transforms, and with the same annotations.
+
+    Transforms may count their calls, or open a file at the first one. The data loader's workers, which are forked
+    later, must not share that file.
+    """
+    copied = copy.copy(dataset)
+    own = vars(copied)
+    if 'pipeline' in own:
+        own['pipeline'] = copy.deepcopy(own['pipeline'], {id(dataset): copied})
+    if 'dataset' in own:
+        own['dataset'] = _copied(own['dataset'])
+    if 'datasets' in own:
+        own['datasets'] = [_copied(part) for part in own['datasets']]
+    return copied
 
 
 def _emptying(dataset: Dataset, index: int) -> str | None:

@@ -31,7 +31,7 @@ def check_single_channel(part: RunPart) -> None:
                     f'model.{name}.out_channels is 1, and {loss_name} is a softmax, which needs a channel for each '
                     f'class: set {loss_name}.use_sigmoid=True, or leave out_channels out'
                 )
-        if _setting(part.cfg, f'model.{name}').get('threshold') is None and name.startswith('decode_head'):
+        if name.startswith('decode_head') and _setting(part.cfg, f'model.{name}').get('threshold') is None:
             print_log(
                 f'model.{name}.threshold is not set, and mmseg takes pixels of a probability above {head.threshold} '
                 f'for class 1: for the more probable class, set model.{name}.threshold=0.5',

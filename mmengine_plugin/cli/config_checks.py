@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, LOOPS, MODELS
@@ -12,8 +13,10 @@ from backbones.errors import UserError, did_you_mean
 
 def has_our_backbone(cfg: Config) -> bool:
     """Whether the model's backbone is one of :mod:`backbones`."""
-    backbone = cfg.model.get('backbone', {}).get('type')
-    return bool(backbone) and getattr(MODELS.get(backbone), '__module__', '').startswith('backbones.')
+    backbone = (cfg.model.get('backbone') or {}).get('type')  # a class or its registered name
+    if isinstance(backbone, str):
+        backbone = MODELS.get(backbone)
+    return getattr(backbone, '__module__', '').startswith('backbones.')
 
 
 def check_functions(cfg: Config) -> None:
@@ -25,7 +28,8 @@ def check_functions(cfg: Config) -> None:
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader') or {}
         for key in ('worker_init_fn', 'collate_fn'):
-            name = (loader.get(key) or {}).get('type')
+            setting = loader.get(key)
+            name = setting.get('type') if isinstance(setting, Mapping) else None  # it may be a function
             if isinstance(name, str) and FUNCTIONS.get(name) is None:
                 raise UserError(
                     f'{split}_dataloader.{key}.type={name} is not registered in FUNCTIONS'
@@ -39,7 +43,7 @@ def check_constructor(cfg: Config) -> None:
     Raises:
         UserError: If a config of one of our backbones names it; the message has the setting to use instead.
     """
-    constructor = cfg.get('optim_wrapper', {}).get('constructor')
+    constructor = (cfg.get('optim_wrapper') or {}).get('constructor')
     upstreams = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
     if isinstance(constructor, str) and constructor.split('.')[-1] in upstreams and has_our_backbone(cfg):
         raise UserError(
@@ -86,7 +90,9 @@ def check_loaders(cfg: Config) -> None:
         loader = cfg.get(f'{split}_dataloader') or {}
         for key, least in (('batch_size', 1), ('num_workers', 0)):
             value = loader.get(key, least)
-            if type(value) is not int or value < least:
+            # mmdet's MultiDataAspectRatioBatchSampler takes a batch size for each data set
+            numbers = value if key == 'batch_size' and isinstance(value, list | tuple) else [value]
+            if not all(type(number) is int and number >= least for number in numbers):
                 raise UserError(
                     f'{split}_dataloader.{key} is {value!r}: set an integer from {least}, such as '
                     f'{split}_dataloader.{key}=2'

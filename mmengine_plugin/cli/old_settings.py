@@ -73,7 +73,7 @@ def refuse_old_settings(cfg: Config) -> None:
             f'{file.path} has settings of mmdet 2.x or mmseg 0.x, which nothing reads. Replace: '
             f'{"; ".join(found[:LISTED])}{more}'
         )
-        if not file.is_installed:
+        if not file.is_upstream:
             raise UserError(message)
         print_log(message, 'current', logging.WARNING)
 

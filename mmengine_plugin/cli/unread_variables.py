@@ -42,9 +42,11 @@ class ConfigFile:
         return [name for name in dict.fromkeys(self.assigned) if name not in self.read and name[0] != '_']
 
     @property
-    def is_installed(self) -> bool:
-        """Whether the file belongs to an installed package of OpenMMLab, so that users do not edit it."""
-        return '/.mim/configs/' in self.path
+    def is_upstream(self) -> bool:
+        """Whether the file is one of mmdet's or mmseg's, installed or in a checkout, which users do not edit."""
+        checkouts = [folder.parent for folder in Path(self.path).absolute().parents if folder.name == 'configs']
+        in_checkout = any((folder / name).is_dir() for folder in checkouts for name in ('mmdet', 'mmseg'))
+        return '/.mim/configs/' in self.path or in_checkout
 
 
 def config_files(cfg: Config) -> list[ConfigFile]:
@@ -97,7 +99,7 @@ def warn_of_unread_variables(cfg: Config) -> None:
     files = config_files(cfg)
     settings = {*inspect.signature(Runner).parameters, *RUNNER_KEYS}
     for file in files:
-        if file.is_installed:
+        if file.is_upstream:
             continue
         in_others = {name for other in files if other is not file for name in other.assigned}
         names = [name for name in file.unread if name in in_others and name not in settings]

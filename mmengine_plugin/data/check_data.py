@@ -58,7 +58,9 @@ def _metric_problems(cfg: Config) -> Iterator[Problem]:
         parts = [DATASETS.build(dict(config, lazy_init=True)) for config in configured_leaves(loader.dataset)]
         dataset = parts[0] if len(parts) == 1 else SimpleNamespace(datasets=parts)
         for key, setting, part in scored_sets(cfg, split, dataset):
-            type_ = METRICS.get(f'{cfg.default_scope}.{setting["type"]}') or METRICS.get(setting['type'])
+            type_ = setting['type']  # a class or its registered name
+            if isinstance(type_, str):
+                type_ = METRICS.get(f'{cfg.default_scope}.{type_}') or METRICS.get(type_)
             if type_ is None or check_metric.dispatch(type_) is check_metric.dispatch(object):
                 continue  # nothing is checked
             try:

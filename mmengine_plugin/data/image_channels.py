@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, TRANSFORMS
 from torch import nn
 
 from backbones.errors import UserError
 
+from ..checks.trial_run import feature_maps
+
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's R, G and B, from 0 to 255
+KNOWN_PREPROCESSORS = ('mmdet', 'mmseg', 'mmdet_plugin')  # their packages; another one may add channels
 RGB_ONLY = ('PhotoMetricDistortion', 'YOLOXHSVRandomAug')  # transforms that change hues
 
 
@@ -53,7 +56,8 @@ def check_image_channels(model: nn.Module, pixels: np.ndarray) -> None:
     """Check that a model takes as many channels as an image has.
 
     Args:
-        model: Detector or segmentor. Without a convolution in its backbone, nothing is checked.
+        model: Detector or segmentor. Nothing is checked without a convolution in its backbone, or if its data
+            preprocessor is another one than those of mmdet, mmseg and this package.
         pixels: The image ``(H, W)`` or ``(H, W, C)``.
 
     Raises:
@@ -63,13 +67,17 @@ def check_image_channels(model: nn.Module, pixels: np.ndarray) -> None:
         model = model.module
     backbone = getattr(model, 'backbone', None)
     convolution = next((m for m in backbone.modules() if isinstance(m, nn.Conv2d)), None) if backbone else None
-    if convolution is None:
+    package = type(model.data_preprocessor).__module__.split('.')[0]
+    if convolution is None or package not in KNOWN_PREPROCESSORS:
         return
     channels, expected = pixels.shape[2] if pixels.ndim == 3 else 1, convolution.in_channels
     is_detector = 'Det' in type(model.data_preprocessor).__name__
     mean = getattr(model.data_preprocessor, 'mean', None)
     is_repeated = channels == 1 and not is_detector and mean is not None and len(mean) == expected
-    if channels != expected and not is_repeated:  # mmseg repeats one channel when it subtracts several means
+    if channels == expected or is_repeated:  # mmseg repeats one channel when it subtracts several means
+        return
+    # the first convolution of a backbone may be that of one of several parts of the image, such as RGB and depth
+    if not feature_maps(backbone, convolution.weight.new_zeros(1, channels, 64, 64)):
         raise UserError(
             f'it has {_counted(channels)} as LoadImageFromFile loads it, but '
             f'model.backbone.in_channels is {expected}. {_advice(channels, is_detector)}; convert this image otherwise'
@@ -119,13 +127,20 @@ def _channels_of_loaders(cfg: Config) -> dict[str, int]:
     """The channels that LoadImageFromFile loads, by a description of the setting. ``'unchanged'`` leaves them open."""
     found = {}
     repeats = cfg.default_scope == 'mmseg' and set(_channels_of_model(cfg).values()) == {3}
+    foreign = {place for place, step in _steps(cfg) if _is_foreign(step, cfg.default_scope)}  # it may add channels
     for place, step in _steps(cfg):
         color_type = step.get('color_type', 'color')
         is_grey = color_type.startswith('grayscale')
         known = color_type != 'unchanged' and step.get('imdecode_backend') != 'tifffile' and not (is_grey and repeats)
-        if step['type'] == 'LoadImageFromFile' and known:
+        if step['type'] == 'LoadImageFromFile' and known and place not in foreign:
             found[f'color_type={color_type!r} in {place}'] = 1 if is_grey else 3
     return found
+
+
+def _is_foreign(step: Mapping, scope: str) -> bool:
+    """Whether a transform is neither OpenMMLab's nor ours."""
+    built = TRANSFORMS.get(f'{scope}.{step["type"]}') or TRANSFORMS.get(step['type'])
+    return built is None or not built.__module__.startswith(('mmcv.', 'mmdet', 'mmengine', 'mmseg'))
 
 
 def _steps(cfg: Config) -> Iterator[tuple[str, Mapping]]:

@@ -13,11 +13,14 @@ from torch.utils.data import Dataset
 
 from .wrapped_sets import leaves
 
+MOST_LISTED = 300_000  # images; a list of them takes about ten seconds
+
 
 def shared_by_path(train: Dataset, val: Dataset) -> str | None:
     """Describe the validation images that are training images, too, by their paths.
 
-    Sets whose image folders lie apart are not looked at, since a list of all images takes long for large sets.
+    Sets whose image folders lie apart, or that have more than :data:`MOST_LISTED` images, are not looked at, since a
+    list of all images takes long for large sets.
 
     Args:
         train: Training set.
@@ -28,11 +31,12 @@ def shared_by_path(train: Dataset, val: Dataset) -> str | None:
     """
     folders = {folder for leaf in leaves(val) if (folder := _folder(leaf))}
     near = [leaf for leaf in leaves(train) if any(_is_within(_folder(leaf), folder) for folder in folders)]
-    if not near:
+    if not near or sum(map(len, near)) + len(val) > MOST_LISTED:
         return None
-    known = {path for leaf in near for path in image_paths(leaf)}
     paths = list(image_paths(val))
-    return _described([path for path in paths if path in known], len(paths))
+    known = set(paths)
+    shared = {path for leaf in near for path in image_paths(leaf) if path in known}
+    return _described([path for path in paths if path in shared], len(paths))
 
 
 def shared_by_content(train: Dataset, val: Dataset) -> str | None:

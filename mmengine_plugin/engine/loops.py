@@ -98,7 +98,7 @@ class ResumableLoop:
             raise UserError(
                 f'the loss of iteration {self.iter + 1} is not finite although its gradients are, as with a mean over '
                 f'no pixels; its images are {_image_paths(batch)}. The weights are as they were. Are all labels of '
-                'one of these images ignored?'
+                'one of these images ignored? optim_wrapper.max_bad_steps allows such steps'
             ) from None
         except torch.OutOfMemoryError as error:
             images = [image for image in _parts(batch['inputs']) if isinstance(image, torch.Tensor)]
@@ -114,6 +114,11 @@ class ResumableLoop:
         for wrapper in optimizer_wrappers(self.runner):
             if getattr(wrapper, 'bad_steps', 0) and self.is_between_updates():
                 self._report_skipped_step(batch, wrapper)
+            elif getattr(wrapper, 'bad_losses', 0) and self.is_between_updates():
+                self.runner.logger.warning(
+                    f'the loss of step {self.iter} is not finite although its gradients are ({wrapper.bad_losses} in a '
+                    f'row, {wrapper.max_bad_steps} are allowed); its images are {_image_paths(batch)}'
+                )
         if self.is_asked_to_exit(self.training_poll):
             self.save_and_exit()
 

@@ -34,7 +34,7 @@ class NotFiniteError(RuntimeError):
 
 
 class NotFiniteLossError(RuntimeError):
-    """The loss was not finite, but its gradients were."""
+    """Too many steps in a row had a loss that was not finite, but finite gradients."""
 
 
 def optimizer_wrappers(runner: Runner) -> list[OptimWrapper]:
@@ -47,16 +47,18 @@ def optimizer_wrappers(runner: Runner) -> list[OptimWrapper]:
 class FiniteOptimWrapper(OptimWrapper):
     """mmengine's OptimWrapper, but a step with gradients that are not finite is skipped.
 
-    All processes see the same averaged gradients, so they all decide the same. A loss that is not finite with finite
-    gradients, such as the mean over no pixels, is an error in the process that has it.
+    All processes see the same averaged gradients, so they all decide the same. A step is taken if the loss is not
+    finite and its gradients are, such as those of a mean over no pixels; such steps are counted by each process.
 
     Args:
         *args: Arguments of mmengine's OptimWrapper.
-        max_bad_steps: Number of such steps in a row that are skipped; the next one is an error.
+        max_bad_steps: Number of steps in a row that are skipped; the next one is an error. As many steps in a row may
+            have a loss that is not finite.
         **kwargs: Arguments of mmengine's OptimWrapper.
     """
 
-    bad_steps = 0  # in a row, up to now
+    bad_steps = 0  # steps in a row, up to now, with gradients that are not finite
+    bad_losses = 0  # the same with a loss that is not finite, but finite gradients
     loss_sum: torch.Tensor | float = 0.0  # of the losses since the last step; finite if they are
 
     def __init__(self, *args, max_bad_steps: int = 0, **kwargs) -> None:
@@ -93,18 +95,19 @@ class FiniteOptimWrapper(OptimWrapper):
 
         Raises:
             NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were skipped before.
-            NotFiniteLossError: If they are, but not the loss.
+            NotFiniteLossError: If they are, but not the loss, as in ``max_bad_steps`` steps in a row before.
         """
         loss_sum, self.loss_sum = self.loss_sum, 0.0
-        if self.are_gradients_finite():
-            if not math.isfinite(loss_sum):
-                raise NotFiniteLossError
-            self.bad_steps = 0
-            OptimWrapper.step(self, **kwargs)
+        if not self.are_gradients_finite():
+            self.bad_steps += 1
+            if self.bad_steps > self.max_bad_steps:
+                raise NotFiniteError(self.max_bad_steps)
             return
-        self.bad_steps += 1
-        if self.bad_steps > self.max_bad_steps:
-            raise NotFiniteError(self.max_bad_steps)
+        self.bad_steps = 0
+        self.bad_losses = 0 if math.isfinite(loss_sum) else self.bad_losses + 1
+        if self.bad_losses > self.max_bad_steps:
+            raise NotFiniteLossError
+        OptimWrapper.step(self, **kwargs)  # whatever the loss: the other processes take it, too
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -117,7 +120,8 @@ class FiniteAmpOptimWrapper(FiniteOptimWrapper, AmpOptimWrapper):
             the range of fp32 and is not scaled.
         dtype: ``'float16'`` or ``'bfloat16'``.
         max_bad_steps: Number of steps in a row that are skipped because of gradients that are not finite; the next one
-            is an error. The default is 50 with a loss scale, which finds its value through such steps, and 0 otherwise.
+            is an error. As many steps in a row may have a loss that is not finite. The default is 50 with a loss scale,
+            which finds its value through such steps, and 0 otherwise.
         **kwargs: Arguments of mmengine's OptimWrapper.
 
     Raises:
@@ -165,7 +169,7 @@ class FiniteAmpOptimWrapper(FiniteOptimWrapper, AmpOptimWrapper):
 
         Raises:
             NotFiniteError: If they are not, and ``max_bad_steps`` steps in a row were skipped before.
-            NotFiniteLossError: If they are, but not the loss.
+            NotFiniteLossError: If they are, but not the loss, as in ``max_bad_steps`` steps in a row before.
         """
         super().step(**kwargs)
         self.loss_scaler.update(self.fixed_scale)

@@ -49,13 +49,14 @@ def analyze(cfg: Config, path: str, out_dir: str | Path, score_thr: float) -> Re
     samples = read_samples(path, dataset, cfg.filename)
     classes, ignored = dataset.metainfo['classes'], dataset.ignore_index
     report = Report(score(cfg, samples, dataset.metainfo), {})
-    matrices = []
+    matrix, counts = np.zeros((len(classes), len(classes)), np.int64), []
     for sample in tqdm(samples, 'counting pixels', mininterval=1):
         predicted, truth = label_maps(sample)
-        matrices.append(confusion_matrix(truth, predicted, len(classes), ignored))
-    matrix = sum(matrices)
+        part = confusion_matrix(truth, predicted, len(classes), ignored)
+        matrix += part
+        counts.append((np.diag(part).copy(), part.sum(1), part.sum(0)))  # a matrix for each image takes too much memory
     rows = class_scores(matrix, classes)
-    worst = rank_images(samples, matrices)
+    worst = rank_images(samples, counts)
     report.content = dict(
         config=cfg.filename,
         results=str(path),
@@ -167,16 +168,23 @@ def class_scores(matrix: np.ndarray, classes: tuple[str, ...]) -> list[dict]:
     ]
 
 
-def rank_images(samples: list[dict], matrices: list[np.ndarray]) -> list[dict]:
-    """The images by their mean IoU over the classes that they hold or that are predicted, the lowest first."""
+def rank_images(samples: list[dict], counts: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> list[dict]:
+    """Rank the images by their mean IoU over the classes that they hold or that are predicted, the lowest first.
+
+    Args:
+        samples: The samples.
+        counts: For each sample, the pixels of each class (C,) that are predicted right, in the truth and predicted.
+
+    Returns:
+        For each image with labelled pixels ``index``, ``file``, ``IoU`` and ``accuracy``.
+    """
     ranked = []
-    for index, (sample, matrix) in enumerate(zip(samples, matrices, strict=True)):
-        right = np.diag(matrix)
-        union = matrix.sum(0) + matrix.sum(1) - right
+    for index, (sample, (right, truth, predicted)) in enumerate(zip(samples, counts, strict=True)):
+        union = truth + predicted - right
         if union.any():
             iou = float((right[union > 0] / union[union > 0]).mean())
             ranked.append(
-                dict(index=index, file=sample['img_path'], IoU=iou, accuracy=float(right.sum() / matrix.sum()))
+                dict(index=index, file=sample['img_path'], IoU=iou, accuracy=float(right.sum() / truth.sum()))
             )
     return sorted(ranked, key=lambda entry: entry['IoU'])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backbones.errors import UserError
 from mmengine_plugin.atomic_files import atomic_folder
+from mmengine_plugin.config_text import literal
 from mmengine_plugin.data.splits import choose_validation
 
 from .color_masks import RGB, read_labelmap
@@ -19,12 +20,12 @@ _base_ = __import__('mmseg_plugin').config('upernet_mambaout_tiny')
 data = dict(
     type='FolderDataset',
     data_root='',
-    data_prefix=dict(img_path={images!r}, seg_map_path={masks!r}),
-    metainfo=dict(classes={classes!r}{palette}),
+    data_prefix=dict(img_path={images}, seg_map_path={masks}),
+    metainfo=dict(classes={classes}{palette}),
 )
 model = dict(decode_head=dict(num_classes={count}), auxiliary_head=dict(num_classes={count}))
-train_dataloader = dict(dataset=dict(**data, ann_file={train!r}))
-val_dataloader = dict(dataset=dict(**data, ann_file={val!r}))
+train_dataloader = dict(dataset=dict(**data, ann_file={train}))
+val_dataloader = dict(dataset=dict(**data, ann_file={val}))
 test_dataloader = val_dataloader
 """
 
@@ -106,14 +107,14 @@ def convert_export(
         if not export.images:
             notes.append(f'no folder beside {export.masks} has the images: write theirs for {NO_IMAGES} in the config')
         text = CONFIG.format(
-            start=Path.cwd(),
-            images=export.images.as_posix() if export.images else NO_IMAGES,
-            masks=out.as_posix(),
-            classes=tuple(classes),
+            start=literal(str(Path.cwd())),
+            images=literal(export.images.as_posix() if export.images else NO_IMAGES),
+            masks=literal(out.as_posix()),
+            classes=literal(tuple(classes)),
             palette=f', palette={[list(color) for color in colors.values()]}' if colors else '',
             count=len(classes),
-            train=f'{out.as_posix()}/train.txt',
-            val=f'{out.as_posix()}/val.txt',
+            train=literal(f'{out.as_posix()}/train.txt'),
+            val=literal(f'{out.as_posix()}/val.txt'),
         )
         (temporary / f'{out.resolve().name}.py').write_text(text, encoding='utf-8')
     return text, notes

@@ -14,6 +14,8 @@ JPEG = ('.jpg', '.jpeg')
 LOSSLESS = ('.png', '.bmp', '.tif', '.tiff', '.gif', '.pgm', '.ppm')
 NEAREST = 6  # names of masks that are tried for one image
 WALKED = 1000  # folders that are searched, so that a wrong data_root such as / takes no time
+FEW = 40  # folders, among which a folder of masks may have any name
+TRIED_PAIRS = 2000  # folders of images and masks that are compared, so that many folders take no time
 MASK_WORDS = re.compile('mask|label|annotation|seg|(^|[^a-z])(gt|ann|anno|target)s?([^a-z]|$)', re.IGNORECASE)
 OTHER_WORDS = re.compile('colou?r|instance|edge|polygon|vis|overlay', re.IGNORECASE)
 
@@ -73,11 +75,15 @@ def suggest_folders(root: str | None) -> str | None:
             stems[place] = {osp.splitext(name)[0] for name in names}
             if any(name.lower().endswith(JPEG) for name in names):
                 jpegs.add(place)
+    named = {place for place in stems if MASK_WORDS.search(place)}
+    mask_folders = sorted(stems.keys() - jpegs, key=lambda place: (place not in named, place))
+    if len(stems) > FEW:  # such as those of videos, whose frames have the same names in all folders
+        mask_folders = [place for place in mask_folders if place in named]
+    image_folders = [place for place in stems if place in jpegs or place not in named]
+    pairs = ((images, masks) for masks in mask_folders for images in image_folders if images != masks)
     shared = {}
-    for images in stems:
-        for masks in stems.keys() - jpegs - {images}:
-            if images in jpegs or not MASK_WORDS.search(images):
-                shared[images, masks] = (len(stems[images] & stems[masks]), bool(MASK_WORDS.search(masks)))
+    for images, masks in islice(pairs, TRIED_PAIRS):
+        shared[images, masks] = (len(stems[images] & stems[masks]), masks in named)
     best = max(shared, key=shared.get, default=None)
     if best is None or not shared[best][0]:
         return None

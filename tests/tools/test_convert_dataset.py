@@ -84,6 +84,17 @@ def test_the_result_and_its_config_pass_the_check(masks, tmp_path, monkeypatch, 
         assert [Path(problem.file).name for problem in find_problems(cfg)] == ['a.jpg']
 
 
+@pytest.mark.parametrize(
+    'name', ['{{ fileDirname }}', '{{$HOME:x}}', '{{$A:|(((\\\'+str(open("made", "w")),)))#}}', "man's {{{cat"]
+)
+def test_a_class_name_stays_a_name_in_the_config(name, tmp_path, monkeypatch):
+    write_yolo(tmp_path / 'src')
+    save(tmp_path / 'src/classes.txt', f'dog\n{name}\n')
+    run(monkeypatch, tmp_path, 'yolo', 'src', 'out')
+    assert Config.fromfile('out/out.py').train_dataloader.dataset.metainfo.classes == ('dog', name)
+    assert not (tmp_path / 'made').exists()
+
+
 def test_a_test_split_has_its_own_scores(tmp_path, monkeypatch):
     write_yolo(tmp_path / 'src')
     draw(tmp_path / 'src/images/test/c.jpg')

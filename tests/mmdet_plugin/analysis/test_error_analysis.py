@@ -101,6 +101,17 @@ def plain(tmp_path_factory):
     return root, samples, analyzed(root, samples)
 
 
+def test_only_the_images_that_were_tested_are_scored(root):
+    samples = detect(write_truth(root))[:2]
+    report = analyzed(root, samples, **{'test_dataloader.dataset.indices': 2})
+    cat = next(row for row in report.content['classes'] if row['name'] == 'cat')
+    other = root.parent / 'whole'
+    whole = analyzed(other, detect(write_truth(other)))
+    of_all = next(row for row in whole.content['classes'] if row['name'] == 'cat')
+    assert cat['box_AP50'] == of_all['box_AP50'] > 0.5  # each image is alike
+    assert report.scores['coco/bbox_mAP_50'] > 0
+
+
 def test_the_scores_are_those_of_the_evaluator_and_the_mean_of_the_classes(plain):
     root, samples, report = plain
     evaluator = Evaluator(config(root).test_evaluator)

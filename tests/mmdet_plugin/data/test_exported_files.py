@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.evaluator import Evaluator
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 from PIL import Image
 from pycocotools.coco import COCO
@@ -13,8 +16,10 @@ from pycocotools.cocoeval import COCOeval
 
 from backbones import UserError
 from mmdet_plugin.data.annotation_reader import read_annotations
+from mmdet_plugin.data.datasets import CocoDataset
 from mmdet_plugin.scores.coco_metric import BACKENDS, CocoMetric, FastCocoMetric
-from mmengine_plugin.checks.annotation_files import class_order
+from mmengine_plugin.checks.annotation_files import check_class_order, class_order
+from mmengine_plugin.engine.sampling import SeededDataset
 from tests.mmdet_plugin.data.small_sets import (
     CLASSES,
     IMAGES,
@@ -22,6 +27,7 @@ from tests.mmdet_plugin.data.small_sets import (
     build,
     draw,
     objects,
+    perfect_scores,
     run_lengths,
     score,
     settings,
@@ -262,20 +268,32 @@ def as_crowds(content: dict, *classes: str) -> None:
             mark.update(iscrowd=1, segmentation=run_lengths(mark['bbox']))
 
 
-def test_a_class_of_crowds_only_is_refused_and_a_single_crowd_is_accepted(tmp_path):
+def test_a_set_of_crowds_only_is_refused_and_a_class_of_crowds_only_is_reported(tmp_path, caplog):
     content = draw(tmp_path)
     content['annotations'][0].update(iscrowd=1, segmentation=run_lengths(objects(0)['cat']))
     write(tmp_path, content)
     assert [flag for _, _, flag in loaded(tmp_path)[0][2]] == [1, 0]
     as_crowds(content, 'cat')
     write(tmp_path, content)
-    with pytest.raises(UserError, match=f"a.json: class with crowds only: all {IMAGES} annotations of 'cat' .*--fix"):
-        build(tmp_path)
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
     build(tmp_path, test_mode=True)  # the score of dogs is that of the set
+    assert 'crowds only' not in caplog.text
+    build(tmp_path)
+    logger.removeHandler(caplog.handler)
+    assert f"a.json: class with crowds only: all {IMAGES} annotations of 'cat' have iscrowd=1" in caplog.text
+    assert '--fix FOLDER' in caplog.text
     as_crowds(content, 'dog')
     write(tmp_path, content)
-    with pytest.raises(UserError, match="of 'cat' have iscrowd=1.*of 'dog' have iscrowd=1"):
-        build(tmp_path, test_mode=True)
+    for test_mode in (False, True):
+        with pytest.raises(UserError, match="of 'cat' have iscrowd=1.*of 'dog' have iscrowd=1"):
+            build(tmp_path, test_mode=test_mode)
+
+
+def from_zero(content: dict) -> None:
+    """Count the categories from 0 in the annotations alone: every object would get the class before its own."""
+    for mark in content['annotations']:
+        mark['category_id'] -= 1
 
 
 def change_first(field: str, value, key: str = 'annotations'):
@@ -289,9 +307,9 @@ REFUSED = {
         'segmentation', None
     ),
     r'object without a mask: annotation 1 of 0.png: segmentation is \[\]': change_first('segmentation', []),
-    r'without a mask: annotation 1 of 0.png: segmentation is \[\[\]\]': change_first('segmentation', [[]]),
-    r'without a mask: .* segmentation is \[\[1, 2, 3, 4\]\]': change_first('segmentation', [[1, 2, 3, 4]]),
-    "without a mask: .* segmentation is {'counts'": change_first('segmentation', dict(counts='abc')),
+    r'unusable mask: annotation 1 of 0.png: segmentation is \[\[\]\]': change_first('segmentation', [[]]),
+    r'unusable mask: .* segmentation is \[\[1, 2, 3, 4\]\]': change_first('segmentation', [[1, 2, 3, 4]]),
+    "unusable mask: .* segmentation is {'counts'": change_first('segmentation', dict(counts='abc')),
     r'object without a box: annotations\[0\] of image 1 has no bbox and no segmentation': lambda content: [
         content['annotations'][0].pop(field) for field in ('bbox', 'segmentation')
     ],
@@ -302,7 +320,7 @@ REFUSED = {
     r'wrong type: annotations\[0\] of image \[1\] has image_id=\[1\]': change_first('image_id', [1]),
     'duplicate id: 2 images have the id 2: 0.png, 1.png': change_first('id', 2, 'images'),
     'duplicate id: 2 categories have the id 2: cat, dog': change_first('id', 2, 'categories'),
-    'annotation of an unknown category: 1 annotations have the category_id 7': change_first('category_id', 7),
+    'annotation of an unknown category: 4 annotations have the category_id 0': from_zero,
     'has no list "categories", and its annotations have the category_id 1, 2': lambda c: c.pop('categories'),
     'no categories: its list "categories" is empty': lambda content: content.update(categories=[], annotations=[]),
     'has no list "images"': lambda content: content.pop('images'),
@@ -402,6 +420,69 @@ def test_mmdets_own_types_are_refused_where_the_file_has_another_order(tmp_path)
                     class_order(part, key, path)
             else:
                 class_order(part, key, path)
+
+
+def test_a_type_that_numbers_classes_in_its_own_way_is_not_judged(tmp_path):
+    content = draw(tmp_path)
+    content['categories'].reverse()
+    path = str(write(tmp_path, content))
+    stock = build(tmp_path, type='CocoDataset')
+    own = type('Sorted', (CocoDataset,), dict(load_data_list=lambda self: []))
+    stock.__class__ = own
+    class_order(stock, 'train_dataloader.dataset', path)
+
+
+def test_a_stock_training_set_in_wrappers_is_judged(tmp_path):
+    content = draw(tmp_path)
+    content['categories'].reverse()
+    write(tmp_path, content)
+    repeated = dict(type='RepeatDataset', times=2, dataset=settings(tmp_path, type='CocoDataset'))
+    part = SimpleNamespace(dataset=SeededDataset(repeated), split='train', cfg=Config(), metrics=[])
+    with pytest.raises(UserError, match="mmdet's own type numbers the classes"):
+        check_class_order(part)
+
+
+def test_annotations_of_a_category_that_the_file_does_not_list_are_left_out(tmp_path):
+    content = draw(tmp_path)
+    content['annotations'][0]['category_id'] = 7
+    write(tmp_path, content)
+    assert [len(build(tmp_path).get_data_info(index)['instances']) for index in range(IMAGES)] == [
+        1,
+        *[2] * (IMAGES - 1),
+    ]
+
+
+def test_a_single_unusable_mask_of_many_is_ignored_in_training(tmp_path):
+    content = draw(tmp_path)
+    first, *others = content['annotations']
+    copies = [dict(other, id=1000 * (i + 1) + other['id']) for i in range(30) for other in others]
+    write(tmp_path, content | dict(annotations=[dict(first, segmentation=[[1, 1, 21, 1]]), *others, *copies]))
+    build(tmp_path)
+    with pytest.raises(UserError, match='object with an unusable mask'):
+        build(tmp_path, test_mode=True)  # the scores need all masks
+
+
+def test_roboflows_category_of_the_project_may_have_the_name_of_a_class(tmp_path):
+    content = draw(tmp_path)
+    content['categories'].insert(0, dict(id=0, name='cat', supercategory='none'))
+    write(tmp_path, content)
+    assert build(tmp_path).cat2label == {1: 0, 2: 1}
+    content['annotations'][0]['category_id'] = 0
+    write(tmp_path, content)
+    with pytest.raises(UserError, match="it has 'cat' twice"):
+        build(tmp_path)
+
+
+def test_a_metric_of_a_part_may_lack_a_class(tmp_path):
+    content = draw(tmp_path)
+    content['annotations'] = [mark for mark in content['annotations'] if mark['category_id'] == 1]
+    content['categories'] = content['categories'][:1]
+    write(tmp_path, content)
+    lacking = dict(may_lack_classes=True)
+    scores = perfect_scores(tmp_path, content, data=lacking, metric=['bbox', 'segm'], **lacking)
+    assert scores['coco/bbox_mAP'] == scores['coco/segm_mAP'] == 1
+    with pytest.raises(UserError, match="it has no category 'dog'"):  # the only file of a validation may not
+        perfect_scores(tmp_path, content, data=lacking)
 
 
 def test_random_polygons_have_the_area_that_a_fine_raster_has():

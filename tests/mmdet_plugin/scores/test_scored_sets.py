@@ -3,10 +3,12 @@
 import copy
 import json
 import logging
+import multiprocessing
 import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
@@ -14,9 +16,10 @@ from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR
 
 from backbones import UserError
+from mmengine_plugin.checks.check_run_hook import warn_of_shared_images
 from mmengine_plugin.checks.metric_checks import check_metrics
 from mmengine_plugin.data.check_data import find_problems
-from mmengine_plugin.data.shared_images import shared_by_content, shared_by_path
+from mmengine_plugin.data.shared_images import MOST_LISTED, shared_by_content, shared_by_path
 from tests.mmdet_plugin.data.small_sets import CLASSES, IMAGES, build, draw, predict, settings, write
 
 MODEL = dict(test_cfg=dict(rpn=dict(max_per_img=1000), rcnn=dict(max_per_img=100)))
@@ -72,6 +75,12 @@ def test_several_sets_are_scored_by_the_settings_that_the_message_has(tmp_path, 
     assert [scores[f'{name}/coco/bbox_mAP'] for name in ('first', 'second')] == [1, 1]
     save_best = Config.fromstring(text[text.index('default_hooks = ') :], '.py').default_hooks.checkpoint.save_best
     assert save_best in scores
+
+
+def test_a_merged_file_of_several_sets_is_accepted(tmp_path):
+    dataset, contents = joined(tmp_path)
+    merged = write(tmp_path, contents[0])  # another file than those of the sets
+    check_metrics(run_of(dataset, dict(type='FastCocoMetric', ann_file=str(merged))), 'val')
 
 
 def test_one_file_in_several_sets_is_accepted(tmp_path):
@@ -163,6 +172,48 @@ def test_validation_images_that_are_training_images_are_found_by_path(tmp_path):
     parts = [build(tmp_path / 'first', indices=indices) for indices in ([0, 1], [1, 2], [2, 3])]
     assert shared_by_path(parts[0], parts[1]).startswith('1 of the 2 validation images')
     assert shared_by_path(parts[0], parts[2]) is None
+
+
+class ManyImages:
+    """A data set that has only the entries of its images."""
+
+    data_prefix = dict(img='images')
+
+    def __init__(self, number: int) -> None:
+        self.number, self.read = number, 0
+
+    def __len__(self) -> int:
+        return self.number
+
+    def get_data_info(self, index: int) -> dict:
+        self.read += 1
+        return dict(img_path=f'images/{index}.jpg')
+
+
+@pytest.mark.parametrize(('number', 'is_read'), [(50, True), (MOST_LISTED, False)])
+def test_the_images_of_very_large_sets_are_not_listed(number, is_read):
+    train, val = ManyImages(number), ManyImages(3)
+    note = shared_by_path(train, val)
+    assert bool(train.read) == is_read
+    assert note.startswith('3 of the 3 validation images') if is_read else note is None
+
+
+def _read_by_a_process(rank: int, port: int, answers: multiprocessing.SimpleQueue) -> None:
+    torch.distributed.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
+    train = ManyImages(50)
+    warn_of_shared_images(SimpleNamespace(dataset=train), SimpleNamespace(dataset=ManyImages(3)))
+    answers.put((rank, train.read))
+
+
+def test_only_the_main_process_lists_the_images(free_port):
+    context = multiprocessing.get_context('fork')
+    answers = context.SimpleQueue()
+    processes = [context.Process(target=_read_by_a_process, args=(rank, free_port, answers)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    assert sorted(answers.get() for _ in processes) == [(0, 50), (1, 0)]
+    for process in processes:
+        process.join()
 
 
 def test_validation_images_that_are_training_images_are_found_by_content(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
@@ -20,9 +21,10 @@ from mmengine_plugin.checks.class_lists import (
     concatenation_problems,
     let_parts_lack_classes,
 )
-from mmengine_plugin.checks.classes import check_num_classes
+from mmengine_plugin.checks.classes import NumClassesHook, check_num_classes
 from mmengine_plugin.cli.configs import load_run
 from tests.conftest import DETECTION
+from tests.mmengine_plugin.checks.small_samples import logged_warnings
 from tests.test_bad_input import child, refuses
 
 CATEGORIES = ('cat', 'dog')
@@ -104,6 +106,18 @@ def test_classes_of_all_loaders_are_compared_and_lists_equal_tuples():
     assert list(class_list_problems(with_classes(train=CATEGORIES, val=list(CATEGORIES), test=CATEGORIES))) == []
     problems = list(class_list_problems(with_classes(train=CATEGORIES, val=('a', 'b'), test=('c', 'd'))))
     assert [problem.split('.')[0] for problem in problems] == ['val_dataloader', 'test_dataloader']
+
+
+def test_a_training_with_other_classes_in_the_test_goes_on_with_a_warning():
+    data = Namespace(dataset=Namespace(metainfo=dict(classes=CATEGORIES)))
+    runner = Namespace(model=torch.nn.Identity(), train_dataloader=data, logger=MMLogger.get_current_instance())
+    runner.cfg = with_classes(train=CATEGORIES, val=CATEGORIES, test=('a', 'b', 'c'))
+    with logged_warnings() as messages:
+        NumClassesHook().before_train(runner)
+    assert len(messages) == 1 and messages[0].startswith('test_dataloader.dataset has other classes than train_data')
+    runner.cfg = with_classes(train=CATEGORIES, val=('a', 'b', 'c'), test=CATEGORIES)
+    with pytest.raises(UserError, match=r'^val_dataloader\.dataset has other classes than train_dataloader'):
+        NumClassesHook().before_train(runner)
 
 
 def test_without_metainfo_the_classes_are_those_of_the_data_sets_type():

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,7 @@ from backbones import UserError
 from mmengine_plugin.checks.first_sample import first_sample
 from mmengine_plugin.checks.metric_settings import check_label_map
 from mmengine_plugin.checks.run_part import RunPart
+from mmengine_plugin.data.wrapped_sets import leaves
 from tests.conftest import ROOT
 from tests.mmengine_plugin.checks.test_check_run import assert_refused_early
 from tests.mmengine_plugin.engine.runs import train_in_a_process
@@ -54,6 +56,34 @@ def test_a_pipeline_that_works_is_accepted_and_changes_no_random_state(data, tas
     sample = first_sample(dataset, SOURCE)
     assert sample['inputs'].ndim == 3
     assert torch.equal(torch.get_rng_state(), states[0]) and (np.random.get_state()[1] == states[1]).all()
+
+
+class Counting:
+    """A transform that counts its calls, as one would do that opens a file at the first one."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, results: dict) -> dict:
+        self.calls += 1
+        return results
+
+
+@pytest.mark.parametrize('mixing', [None, [MOSAIC, PACK]])
+def test_the_trial_leaves_the_transforms_as_they_were(data, mixing):
+    boxes, transform = [LOAD[0], dict(type='LoadAnnotations', with_bbox=True)], Counting()
+    dataset = data('detection', boxes if mixing else [*boxes, PACK], mixing)
+    (leaf,) = leaves(dataset)
+    leaf.pipeline.transforms.insert(1, transform)
+    assert first_sample(dataset, SOURCE) is not None and transform.calls == 0
+    assert dataset[0] is not None and transform.calls > 0
+
+
+def test_a_pipeline_that_cannot_be_copied_is_not_tried(data):
+    dataset, transform = data('detection'), Counting()
+    transform.lock = threading.Lock()
+    dataset.pipeline.transforms.insert(1, transform)
+    assert first_sample(dataset, SOURCE) is None and transform.calls == 0
 
 
 @pytest.mark.parametrize(

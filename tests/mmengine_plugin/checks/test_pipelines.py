@@ -10,7 +10,7 @@ from mmcv.transforms import Normalize, RandomFlip, Resize
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmengine_plugin.checks.pipelines import padded_share, pipeline_problems
+from mmengine_plugin.checks.pipelines import crop_above_size, padded_share, pipeline_problems
 from mmengine_plugin.data.metainfo import metainfo_problems
 from tests.conftest import DETECTION, ROOT, SEGMENTATION
 
@@ -133,7 +133,6 @@ def test_a_segmentor_turns_a_flip_back_only_if_its_labels_are_not_flipped():
     [
         ((128, 128), (128, 128), None),
         ((512, 512), (128, 128), r'is \(512, 512\), and the training crop is \(128, 128\): 94% of each batch'),
-        ((128, 128), (256, 128), r'is \(128, 128\), which is smaller than the training crop \(256, 128\)'),
         (None, (64, 96), r'size is not set: .* model\.data_preprocessor\.size=\(64, 96\)'),
         ((160, 160), 128, None),  # a warning says it
     ],
@@ -163,4 +162,7 @@ def test_the_last_step_that_gives_a_fixed_size_counts():
     last.insert(-1, dict(type='RandomResize', scale=(64, 48), ratio_range=(0.5, 2.0)))
     assert padded_share(cfg) is None
     last.insert(-1, dict(type='Pad', size=(640, 480)))
-    assert 'smaller than the training crop (480, 640)' in problems(cfg)[0]
+    assert problems(cfg) == []
+    assert 'is (48, 64), which is smaller than the training crop (480, 640)' in crop_above_size(cfg)
+    cfg.model.data_preprocessor.size = (480, 640)
+    assert crop_above_size(cfg) is None

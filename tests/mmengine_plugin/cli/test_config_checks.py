@@ -4,7 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from backbones import UserError
-from mmengine_plugin.cli.config_checks import check_loaders, check_loop
+from backbones.mambaout import MambaOut
+from mmengine_plugin.cli.config_checks import check_constructor, check_functions, check_loaders, check_loop
 from tests.conftest import DETECTION, SEGMENTATION
 
 
@@ -61,3 +62,16 @@ def test_a_length_that_is_no_positive_integer_is_refused(value):
     cfg.train_cfg.max_epochs = value
     with pytest.raises(UserError, match='train_cfg.max_epochs is .*set a positive integer'):
         check_loop(cfg)
+
+
+def test_configs_with_classes_functions_and_none_are_read():
+    loader = dict(batch_size=[8, 32], num_workers=0, collate_fn=len)  # a batch size for each data set
+    cfg = Config(dict(model=dict(backbone=dict(type=MambaOut)), optim_wrapper=None, train_dataloader=loader))
+    for check in (check_constructor, check_functions, check_loaders):
+        check(cfg)
+    cfg.model.backbone = None
+    check_constructor(cfg)
+    cfg.model.backbone = dict(type=MambaOut)
+    cfg.optim_wrapper = dict(constructor='LearningRateDecayOptimizerConstructor')
+    with pytest.raises(UserError, match='LayerDecayOptimWrapperConstructor'):
+        check_constructor(cfg)

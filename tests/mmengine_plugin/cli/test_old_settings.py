@@ -161,3 +161,17 @@ def test_capital_keys_of_metainfo_are_read_in_both_tasks(tmp_path):
 def test_the_mini_recipes_give_no_warning(config, log):
     load_config(str(config), {})
     assert not any('NOTHING READS' in message for message in log)
+
+
+def test_old_settings_in_a_checkout_of_upstream_give_a_warning(tmp_path, log):
+    (tmp_path / 'mmdetection/mmdet').mkdir(parents=True)
+    base = tmp_path / 'mmdetection/configs/ssd/ssd.py'
+    base.parent.mkdir(parents=True)
+    base.write_text("default_scope = 'mmdet'\nmodel = dict(type='MaskRCNN')\ncudnn_benchmark = True\n")
+    load_config(child(tmp_path, 'epochs = 3', base), {})
+    assert any('cudnn_benchmark' in line for line in log)
+    mine = tmp_path / 'configs/ssd.py'  # not beside mmdet
+    mine.parent.mkdir()
+    mine.write_text(base.read_text())
+    with pytest.raises(UserError, match='cudnn_benchmark'):
+        load_config(child(tmp_path, 'epochs = 3', mine), {})

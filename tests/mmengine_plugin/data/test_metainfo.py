@@ -28,6 +28,7 @@ def problems(scope: str, metainfo: dict) -> list[str]:
         ('mmdet', dict(classes=('cat',), palette=[RED, BLUE]), None),  # mmdet takes the first ones
         ('mmseg', dict(classes=('cat',), palette=[RED, BLUE]), '.palette and classes differ in length, 2 and 1'),
         ('mmseg', dict(classes=('cat', 'dog'), palette='cityscapes'), ".palette is 'cityscapes': write a list"),
+        ('mmdet', dict(classes=('cat', 'dog'), palette='random'), None),  # mmdet knows names
         ('mmseg', dict(classes=('cat', 'dog'), palette=[RED, BLUE]), None),
         ('mmseg', dict(classes='names.txt'), None),  # the data set reads a file
     ],

@@ -28,3 +28,12 @@ def test_a_mean_over_nothing_stops_the_run_and_names_the_images(tmp_path):
     assert '.jpg' in output[output.rindex('its images are') :]
     code, output = run(tmp_path / 'all', 'iterations', model=dict(model, limit=-1e6))
     assert code == 0, output
+
+
+def test_a_run_goes_on_while_such_losses_are_allowed_and_names_the_images(tmp_path):
+    model = dict(type='LineOfPositivePoints', limit=1e6)
+    code, output = run(tmp_path / 'all', 'iterations', model=model, optim_wrapper__max_bad_steps=9)
+    assert code == 0 and output.count('is not finite although its gradients are (') == 9, output
+    assert '(9 in a row, 9 are allowed); its images are ' in output
+    code, output = run(tmp_path / 'most', 'iterations', model=model, optim_wrapper__max_bad_steps=7)
+    assert code == 1 and 'the loss of iteration 8 is not finite although its gradients are, ' in output, output

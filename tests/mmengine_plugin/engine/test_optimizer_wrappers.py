@@ -72,7 +72,7 @@ def test_too_many_skipped_steps_are_an_error():
     assert error.value.max_bad_steps == 2
 
 
-@pytest.mark.parametrize('settings', [dict(type='FiniteOptimWrapper'), dict(loss_scale=4.0), dict(dtype='bfloat16')])
+@pytest.mark.parametrize('settings', [dict(type='FiniteOptimWrapper'), dict(max_bad_steps=0), dict(dtype='bfloat16')])
 def test_a_loss_that_is_not_finite_with_finite_gradients_is_an_error(settings):
     """The mean over no pixels, as in Lovász' loss of an image without labels: its gradient is 0."""
     made = wrapper(**settings)
@@ -82,6 +82,23 @@ def test_a_loss_that_is_not_finite_with_finite_gradients_is_an_error(settings):
     with pytest.raises(NotFiniteLossError):
         made.update_params(loss)
     assert weight == 1
+
+
+@pytest.mark.parametrize('settings', [dict(type='FiniteOptimWrapper'), dict(loss_scale=4.0)])
+def test_as_many_losses_in_a_row_as_allowed_may_be_not_finite_and_their_steps_are_taken(settings):
+    made = wrapper(max_bad_steps=2, **settings)
+    (weight,) = made.optimizer.param_groups[0]['params']
+
+    def bad_step() -> float:
+        made.update_params(weight.sum() + weight[weight > 5].mean())
+        return weight.item()
+
+    assert bad_step() == pytest.approx(0.9) and bad_step() == pytest.approx(0.8) and made.bad_losses == 2
+    assert step(made, 1.0) == pytest.approx(0.7) and made.bad_losses == 0
+    assert bad_step() == pytest.approx(0.6) and bad_step() == pytest.approx(0.5)
+    with pytest.raises(NotFiniteLossError):
+        bad_step()
+    assert weight.item() == pytest.approx(0.5)
 
 
 def test_a_loss_that_is_not_finite_is_found_among_those_that_are_accumulated():

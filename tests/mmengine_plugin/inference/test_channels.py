@@ -5,6 +5,7 @@ import multiprocessing
 import re
 import sys
 import textwrap
+from argparse import Namespace
 from pathlib import Path
 
 import cv2
@@ -16,10 +17,14 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from PIL import Image
 
 from backbones import UserError
+from mmengine_plugin.checks.check_run_hook import check_channels
 from mmengine_plugin.cli.configs import load_config
+from mmengine_plugin.data import image_channels
+from mmengine_plugin.data.image_channels import check_image_channels
 from mmengine_plugin.inference.drawing import PicturesHook
 from mmengine_plugin.inference.images import rgb_picture
 from mmengine_plugin.predict import Predictor
@@ -191,6 +196,38 @@ def test_an_image_of_another_number_of_channels_is_refused_before_the_first_step
     assert message in str(caught.value) and (tmp_path / 'out/pictures/b.png').is_file()
 
 
+class TwoStreams(torch.nn.Module):
+    """A backbone for colours and depth in one array."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.color, self.depth = torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(1, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.color(x[:, :3]) + self.depth(x[:, 3:])]
+
+
+def test_a_backbone_that_splits_the_channels_of_its_images_is_accepted():
+    init_default_scope('mmdet')
+    model = torch.nn.Module()
+    model.backbone, model.data_preprocessor = TwoStreams(), MODELS.build(dict(type='DetDataPreprocessor'))
+    check_image_channels(model, np.zeros((8, 8, 4), np.uint8))
+    with pytest.raises(UserError, match='it has 5 channels'):
+        check_image_channels(model, np.zeros((8, 8, 5), np.uint8))
+    model.data_preprocessor = torch.nn.Identity()  # one that may add channels
+    check_image_channels(model, np.zeros((8, 8, 5), np.uint8))
+
+
+def test_only_images_of_channels_height_and_width_are_compared_with_the_backbone():
+    init_default_scope('mmdet')
+    model = torch.nn.Module()
+    model.backbone, model.data_preprocessor = torch.nn.Conv2d(3, 8, 3), MODELS.build(dict(type='DetDataPreprocessor'))
+    for inputs in (torch.zeros(2, 8, 8, 8), dict(image=torch.zeros(2, 8, 8))):
+        check_channels(Namespace(model=model, sample=dict(inputs=inputs, data_samples=BaseDataElement())))
+    with pytest.raises(UserError, match='the first image: it has 2 channels'):
+        check_channels(Namespace(model=model, sample=dict(inputs=torch.zeros(2, 8, 8), data_samples=BaseDataElement())))
+
+
 def test_a_picture_shows_the_first_three_channels_or_grey():
     loader, pixels = LoadImageFromFile(), np.zeros((2, 3, 5), np.uint8)
     pixels[..., :] = (10, 20, 30, 40, 50)
@@ -203,3 +240,15 @@ def test_a_picture_shows_the_first_three_channels_or_grey():
     deep = np.array([[100, 1100, 2100]], np.uint16)  # as bright as it may be, whatever the number of bits in use
     assert [rgb_picture(deep, loader).getpixel((x, 0))[0] for x in range(3)] == [0, 127, 255]
     assert rgb_picture(np.zeros((50, 100, 4), np.uint8), loader, longest=20).size == (20, 10)
+
+
+def test_a_transform_of_ones_own_may_add_channels(tmp_path):
+    write_data(tmp_path, 3)
+    cfg = Config.fromfile(write_config(tmp_path, 'det', 4))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.pipeline[0] = dict(type='LoadImageFromFile')
+    with pytest.raises(UserError, match='in_channels'):
+        image_channels.check_channels(cfg)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.pipeline.insert(1, dict(type='LoadDepth'))
+    image_channels.check_channels(cfg)

@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_listed_with_its_cause_and_the_others_are_done(to
     message = done.stdout[done.stdout.index('error: ') :].splitlines()
     assert message[0].startswith('error: 4 of 5 images could not be predicted')
     unreadable = 'no image that training can read'
-    causes = {'cut.jpg': 'truncated', 'depth.tiff': unreadable, 'line.png': '3000 x 2', 'text.jpg': unreadable}
+    causes = {'cut.jpg': 'truncated', 'depth.tiff': 'image of 32 bits', 'line.png': '3000 x 2', 'text.jpg': unreadable}
     for line, (name, cause) in zip(message[1:], causes.items(), strict=True):
         assert line.startswith(f'  {tmp_path}/in/{name}: ') and cause in line
     listed = json.loads((tmp_path / 'out/images.json').read_text())['images']

@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from PIL import Image
 
 from backbones.errors import UserError
 from mmseg_plugin import DumpSegResults
+from mmseg_plugin.analysis import error_analysis
 from mmseg_plugin.analysis.error_analysis import analyze
 from tests.conftest import SEGMENTATION
 
@@ -132,3 +134,18 @@ def test_dumped_results_hold_the_label_maps_in_few_bytes_and_no_logits(tmp_path,
     assert set(kept) == {'pred_sem_seg', 'gt_sem_seg', 'img_path'}
     assert kept['gt_sem_seg']['data'].tolist() == [[[label, 3]]] and kept['pred_sem_seg']['data'].tolist() == [[[1, 3]]]
     assert {kept[key]['data'].dtype for key in ('pred_sem_seg', 'gt_sem_seg')} == {dtype}
+
+
+def test_the_matrices_of_the_images_are_not_kept(tmp_path, monkeypatch):
+    matrices, alive = [], []
+    count = error_analysis.confusion_matrix
+
+    def watched(*args) -> np.ndarray:
+        alive.append(sum(reference() is not None for reference in matrices))
+        matrix = count(*args)
+        matrices.append(weakref.ref(matrix))
+        return matrix
+
+    monkeypatch.setattr(error_analysis, 'confusion_matrix', watched)
+    analyzed(tmp_path, write(tmp_path, 6))
+    assert len(alive) == 6 and max(alive) == 1

@@ -10,6 +10,7 @@ from PIL import Image
 
 import mmseg_plugin  # noqa: F401
 from backbones import UserError
+from mmseg_plugin.data.suggestions import FEW, suggest_folders
 from tools.check_dataset import find_problems
 
 LABELS = np.zeros((12, 16), np.uint8)
@@ -236,3 +237,16 @@ def test_the_check_of_a_stock_data_set_names_the_setting_of_folder_dataset(tmp_p
     assert "type='FolderDataset'" in fixes['image that img_suffix leaves out']
     if stock == 'BaseSegDataset':
         assert "type='FolderDataset', values=(0, 100)" in fixes['label at or above the number of classes']
+
+
+def test_among_many_folders_only_one_with_a_name_for_masks_is_suggested(tmp_path):
+    folders = [tmp_path / f'v{number}' for number in range(FEW + 1)]  # the frames of videos
+    for folder in folders:
+        folder.mkdir()
+        (folder / '0.png').touch()
+    assert suggest_folders(str(tmp_path)) is None
+    folders.pop().rename(tmp_path / 'masks')
+    assert suggest_folders(str(tmp_path)).endswith("seg_map_path='masks')")
+    (folders.pop() / '0.png').unlink()
+    (tmp_path / 'masks/0.png').unlink()
+    assert suggest_folders(str(tmp_path)) is not None  # any two of a few folders
