@@ -89,6 +89,17 @@ def test_a_documented_config_is_checked_trains_scores_and_predicts(name, tool, p
     assert len(list((project / f'{name}_out/pictures').rglob('*.png'))) == len(list(images.iterdir()))
 
 
+@pytest.mark.parametrize(('name', 'lines'), [('pets', 'few_images'), ('cracks', 'few_masks')])
+def test_the_lines_for_a_small_data_set_shorten_training_and_schedule_alike(name, lines, tmp_path):
+    (tmp_path / 'a.py').write_text(CONFIGS[name] + CONFIGS[lines])
+    cfg = Config.fromfile(tmp_path / 'a.py')
+    length = cfg.train_cfg.get('max_epochs') or cfg.train_cfg.max_iters
+    warm_up, decay = cfg.param_scheduler
+    assert decay.end == length and all(m < length for m in decay.get('milestones', ()))
+    assert warm_up.end == 100 and decay.begin in (0, warm_up.end)
+    assert cfg.train_cfg.val_interval < length and cfg.optim_wrapper.optimizer.lr == 1e-4
+
+
 @pytest.mark.parametrize('masks', ['of 0 and 255', 'with a palette'])
 def test_pixels_become_the_classes_given_by_values_or_indices(masks, project, tmp_path, monkeypatch):
     monkeypatch.chdir(project)
