@@ -19,10 +19,10 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from backbones.errors import UserError
 from mmengine_plugin.atomic_files import write_json
+from mmengine_plugin.checks.all_data import find_problems
 from mmengine_plugin.cli.arguments import config_parser
 from mmengine_plugin.cli.configs import load_config
 from mmengine_plugin.cli.error_messages import run
-from mmengine_plugin.data.check_data import find_problems
 from mmengine_plugin.data.image_checks import Problem
 from mmengine_plugin.data.wrapped_sets import configured_sets
 from mmengine_plugin.inference.drawing import draw_samples

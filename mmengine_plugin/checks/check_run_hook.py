@@ -16,13 +16,13 @@ from backbones.errors import UserError
 
 from ..compat.private_names import training_loop
 from ..data.checked_samples import views
-from ..data.image_channels import check_image_channels
 from ..data.metainfo import metainfo_problems
 from ..data.shared_images import shared_by_path
 from ..engine.sampling import refuse_endless_epochs
-from ..engine.test_time_augmentation import check_test_time_augmentation
 from .annotation_files import check_annotation_file, check_class_order
+from .augmented_tests import check_test_time_augmentation
 from .batch_norms import check_batch_norms
+from .image_channels import check_image_channels
 from .image_sizes import check_image_sizes
 from .map_channels import check_map_channels
 from .metric_checks import check_metrics

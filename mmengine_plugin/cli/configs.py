@@ -17,7 +17,7 @@ from backbones.safe_checkpoint import trust_checkpoints
 
 from ..atomic_files import make_folder
 from ..checks.class_lists import concatenation_problems, let_parts_lack_classes
-from ..data.image_channels import check_channels
+from ..checks.image_channels import check_channels
 from ..data.metainfo import metainfo_problems
 from .cfg_options import check_option
 from .config_checks import (

@@ -28,8 +28,8 @@ from backbones.weights import refuse_mismatch
 
 from ..atomic_files import atomic_file, write_json
 from ..checks.classes import check_num_classes
+from ..checks.image_channels import check_image_channels
 from ..cli.configs import load_config
-from ..data.image_channels import check_image_channels
 from ..engine.strict_load_hook import names_in_model
 from .collecting import Detections, LabelMap
 from .images import find_images, png_names, read_image, rgb_picture

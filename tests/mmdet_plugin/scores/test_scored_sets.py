@@ -16,9 +16,9 @@ from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR
 
 from backbones import UserError
+from mmengine_plugin.checks.all_data import find_problems
 from mmengine_plugin.checks.check_run_hook import warn_of_shared_images
 from mmengine_plugin.checks.metric_checks import check_metrics
-from mmengine_plugin.data.check_data import find_problems
 from mmengine_plugin.data.shared_images import MOST_LISTED, shared_by_content, shared_by_path
 from tests.mmdet_plugin.data.small_sets import CLASSES, IMAGES, build, draw, predict, settings, write
 

@@ -10,7 +10,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from backbones import UserError
-from mmengine_plugin.engine.test_time_augmentation import check_test_time_augmentation
+from mmengine_plugin.checks.augmented_tests import check_test_time_augmentation
 from tests.mmengine_plugin.engine.small_recipes import recipe
 
 KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')

@@ -21,10 +21,10 @@ from mmengine.structures import BaseDataElement
 from PIL import Image
 
 from backbones import UserError
+from mmengine_plugin.checks import image_channels
 from mmengine_plugin.checks.check_run_hook import check_channels
+from mmengine_plugin.checks.image_channels import check_image_channels
 from mmengine_plugin.cli.configs import load_config
-from mmengine_plugin.data import image_channels
-from mmengine_plugin.data.image_channels import check_image_channels
 from mmengine_plugin.inference.drawing import PicturesHook
 from mmengine_plugin.inference.images import rgb_picture
 from mmengine_plugin.predict import Predictor

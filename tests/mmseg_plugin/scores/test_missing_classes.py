@@ -14,7 +14,7 @@ from mmseg.evaluation import IoUMetric
 from PIL import Image
 
 from backbones import UserError
-from mmengine_plugin.data.check_data import find_problems
+from mmengine_plugin.checks.all_data import find_problems
 from mmengine_plugin.data.image_checks import Problem
 from mmseg_plugin.scores.iou_metric import CheckedIoUMetric
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from backbones.errors import UserError
 
-from ..checks.trial_run import feature_maps
+from .trial_run import feature_maps
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet's R, G and B, from 0 to 255
 KNOWN_PREPROCESSORS = ('mmdet', 'mmseg', 'mmdet_plugin')  # their packages; another one may add channels

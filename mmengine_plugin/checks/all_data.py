@@ -11,12 +11,12 @@ from mmengine.registry import DATASETS, METRICS
 
 from backbones.errors import UserError
 
-from ..checks.class_lists import class_list_problems
-from ..checks.metric_checks import check_metric, scored_sets
-from ..checks.pipelines import pipeline_problems
-from .image_checks import Problem
-from .shared_images import shared_by_content
-from .wrapped_sets import configured_leaves, configured_sets
+from ..data.image_checks import Problem
+from ..data.shared_images import shared_by_content
+from ..data.wrapped_sets import configured_leaves, configured_sets
+from .class_lists import class_list_problems
+from .metric_checks import check_metric, scored_sets
+from .pipelines import pipeline_problems
 
 
 def find_problems(cfg: Config) -> list[Problem]:
