@@ -67,7 +67,12 @@ def warn_of_shared_images(training: RunPart, validation: RunPart) -> None:
 MODEL_CHECKS = (check_epochs_end, check_map_channels, check_batch_norms, check_single_channel, check_class_weights)
 DATA_CHECKS = (check_settings, check_channels, check_image_sizes, check_class_order)
 SCORE_CHECKS = (
-    *(check_annotation_file, check_masks, check_output_dir, check_ignored_labels, check_label_map, check_meta_keys),
+    check_annotation_file,
+    check_masks,
+    check_output_dir,
+    check_ignored_labels,
+    check_label_map,
+    check_meta_keys,
 )
 
 

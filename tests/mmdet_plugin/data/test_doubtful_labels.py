@@ -2,10 +2,8 @@
 
 import copy
 import json
-import logging
 
 import pytest
-from mmengine.logging import MMLogger
 
 from backbones import UserError
 from mmdet_plugin.data.check_dataset import check
@@ -21,15 +19,6 @@ from tests.mmdet_plugin.data.small_sets import (
     run_lengths,
     write,
 )
-
-
-@pytest.fixture
-def logged(caplog):
-    """The lines that are logged."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG]
-    logger.removeHandler(caplog.handler)
 
 
 def kinds(root, **options) -> list[str]:

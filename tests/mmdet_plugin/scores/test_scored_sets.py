@@ -2,7 +2,6 @@
 
 import copy
 import json
-import logging
 import multiprocessing
 import shutil
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import torch
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.registry import EVALUATOR
 
 from backbones import UserError
@@ -23,15 +21,6 @@ from mmengine_plugin.data.shared_images import MOST_LISTED, shared_by_content, s
 from tests.mmdet_plugin.data.small_sets import CLASSES, IMAGES, build, draw, predict, settings, write
 
 MODEL = dict(test_cfg=dict(rpn=dict(max_per_img=1000), rcnn=dict(max_per_img=100)))
-
-
-@pytest.fixture
-def logged(caplog):
-    """The lines that are logged."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield lambda: [record.getMessage() for record in caplog.records if record.levelno > logging.DEBUG]
-    logger.removeHandler(caplog.handler)
 
 
 def run_of(dataset, evaluator: dict, split: str = 'val', **model) -> SimpleNamespace:
