@@ -13,14 +13,15 @@ from functools import partial
 import torch
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
-from timm.layers import ClNormMlpClassifierHead, DropPath, LayerScale
+from timm.layers import ClNormMlpClassifierHead, LayerScale
 from timm.models.mambaout import MlpHead, checkpoint_filter_fn
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from .base import LN_EPS, NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rates, get_arch
+from .drop_path import DropPath
 from .errors import UserError
 from .ops.gated_cnn import IMPLEMENTATIONS, gated_cnn, implementation_for, implementation_on
+from .ops.norm_act import norm_act
 from .ops.selective_scan import check_implementation
 from .s6 import MapS6, init_layers
 
@@ -88,19 +89,18 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, dim: int, arch: Arch) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, dim // 2, 3, stride=2, padding=1)
+        self.conv1 = NHWCConv(in_channels, dim // 2, 3, stride=2, padding=1)
         self.norm1 = nn.LayerNorm(dim // 2, eps=LN_EPS) if arch.stem_norm else nn.Identity()
         self.act = ACTS[arch.act]()
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
+        self.conv2 = NHWCConv(dim // 2, dim, 3, stride=2, padding=1)
         self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
 
-    def _norm_and_act(self, x: Tensor) -> Tensor:
-        return self.act(self.norm1(x))
-
     def forward(self, x: Tensor) -> Tensor:
-        # recomputed in the backward pass: at stride 2, the inputs of norm and activation are the largest maps of all
-        x = checkpoint(self._norm_and_act, self.conv1(x).permute(0, 2, 3, 1), use_reentrant=False)
-        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        # an image in this layout gives a map in this layout; otherwise the norm would copy the whole map
+        x = self.conv1(x.permute(0, 2, 3, 1).contiguous())
+        # maps at stride 2 are the largest of all, so one instead of two is kept for the backward pass
+        x = norm_act(x, self.norm1, self.act) if isinstance(self.norm1, nn.LayerNorm) else self.act(x)
+        return self.norm2(self.conv2(x))
 
 
 class Downsample(nn.Module):
@@ -148,22 +148,25 @@ class GatedCNNBlock(nn.Module):
         self.conv = NHWCConv(convolved, convolved, arch.kernel_size, padding=arch.kernel_size // 2, groups=convolved)
         self.fc2 = nn.Linear(hidden, dim)
         self.ls = LayerScale(dim, arch.layer_scale) if arch.layer_scale is not None else nn.Identity()
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
         self.s6 = ssm(convolved) if ssm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
+        return self.drop_path(x, self.branch)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Compute the residual branch, ``(B, H, W, C)`` to the same shape."""
         implementation = implementation_for(x, self.implementation)
         if implementation == 'eager':
             x = self.norm(x)
             g, i, c = self.fc1(x).split(self.sizes, dim=-1)
             c = self.conv(c)
             if self.s6 is not None:
-                c = self.s6(self.act(c)).to(self.fc2.weight.dtype)  # the SSM returns fp32 even under autocast
+                c = self.s6(self.act(c)).to(i.dtype)  # the SSM returns fp32 even under autocast
             x = self.fc2(self.act(g) * torch.cat((i, c), dim=-1))
         else:  # the same in one operator
             x = gated_cnn(x, self.norm, self.fc1, self.conv, self.fc2, self.act, implementation)
-        return shortcut + self.drop_path(self.ls(x))
+        return self.ls(x)
 
 
 def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ops.scan_orders import get_order
-from .ops.selective_scan import check_implementation, selective_scan
+from .ops.selective_scan import check_implementation, choose, scan_lines, selective_scan
 
 
 class S6(nn.Module):
@@ -52,7 +52,11 @@ class S6(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sequences ``(B, L, channels)`` to the same shape, in double precision for double inputs, else in single."""
-        delta, b, c = self.x_proj(x).split(self.sizes, dim=-1)
+        return self.scan(x, self.x_proj(x))
+
+    def scan(self, x: Tensor, projected: Tensor) -> Tensor:
+        """Scan sequences with their projection ``x_proj(x)``, which is ``(B, L, sum(sizes))``."""
+        delta, b, c = projected.split(self.sizes, dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)
         return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, self.implementation)
 
@@ -85,8 +89,33 @@ class MapS6(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, H, W, channels)`` to the same shape, in double precision for double inputs, else in single."""
         height, width = x.shape[1:3]
-        maps = (order.restore(s6(order.read(x)), height, width) for order, s6 in zip(self.orders, self, strict=True))
+        if all(order.code is not None for order in self.orders):
+            if choose(x, self[0].A_log, self[0].implementation) == 'triton':
+                return self._scan_in_place(x)
+        # one projection for all orders, and each reads its part
+        projected = F.linear(x, torch.cat([s6.x_proj.weight for s6 in self])).chunk(len(self), dim=-1)
+        maps = (
+            order.restore(s6.scan(order.read(x), order.read(part)), height, width)
+            for order, s6, part in zip(self.orders, self, projected, strict=True)
+        )
         return functools.reduce(torch.add, maps)
+
+    def _scan_in_place(self, x: Tensor) -> Tensor:
+        """Scan in all orders at once, and copy nothing."""
+        (batch, height, width, channels), (rank, state, _) = x.shape, self[0].sizes
+        weight = torch.stack([s6.x_proj.weight for s6 in self])
+        if state % 16 == 0:  # zero rows in front, so that B and C begin at multiples of 16 values and load as vectors
+            weight = F.pad(weight, (0, 0, -weight.shape[1] % 16, 0))
+        projected = F.linear(x, weight.flatten(0, 1)).view(batch, height * width, len(self), -1).permute(2, 0, 1, 3)
+        _, delta, b, c = projected.split((weight.shape[1] - sum(self[0].sizes), rank, state, state), dim=-1)
+        delta = torch.bmm(delta.flatten(1, 2), torch.stack([s6.dt_proj.weight for s6 in self]).mT)
+        rates, skip, bias = (
+            torch.stack(parameters)
+            for parameters in zip(*((s6.A_log, s6.D, s6.dt_proj.bias) for s6 in self), strict=True)
+        )
+        delta = delta.view(len(self), batch, height * width, channels)
+        y = scan_lines(x.flatten(1, 2), delta, -rates.exp(), b, c, skip, bias, width, self.orders)
+        return y.sum(0).view(batch, height, width, channels)
 
 
 def init_layers(module: nn.Module, layer_types: type | tuple[type, ...]) -> None:

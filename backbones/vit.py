@@ -15,6 +15,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from .base import LN_EPS, IsotropicBackbone, drop_path_rates, get_arch
+from .drop_path import DropPath
 from .errors import UserError
 
 
@@ -58,11 +59,14 @@ class TransformerBlock(Block):
 
     def __init__(self, arch: Arch, causal: bool, drop_path: float) -> None:
         norm = partial(nn.LayerNorm, eps=LN_EPS)
-        super().__init__(arch.dim, arch.heads, arch.mlp_ratio, qkv_bias=True, drop_path=drop_path, norm_layer=norm)
+        super().__init__(arch.dim, arch.heads, arch.mlp_ratio, qkv_bias=True, norm_layer=norm)
+        self.drop_path1, self.drop_path2 = DropPath(drop_path), DropPath(drop_path)
         self.causal = causal
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1, 2), is_causal=self.causal).view(x.shape)
+        tokens = x.flatten(1, 2)
+        tokens = self.drop_path1(tokens, lambda x: self.attn(self.norm1(x), is_causal=self.causal))
+        return self.drop_path2(tokens, lambda x: self.mlp(self.norm2(x))).view(x.shape)
 
 
 @MODELS.register_module()

@@ -12,11 +12,12 @@ import re
 from collections.abc import Mapping, Sequence
 
 from mmengine.registry import MODELS
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .base import NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rates, get_arch
+from .drop_path import DropPath
 from .errors import UserError
 from .s6 import MapS6, init_layers
 
@@ -88,7 +89,8 @@ class Stem(nn.Sequential):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1))
+        # an image in this layout gives a map in this layout; otherwise the norm would copy the whole map
+        return super().forward(x.permute(0, 2, 3, 1).contiguous())
 
 
 class PatchMerging(nn.Module):
@@ -135,15 +137,15 @@ class VSSBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.op = SS2D(dim, arch, implementation)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
         self.mlp = None
         if not arch.vanilla:
             self.norm2 = nn.LayerNorm(dim)
             self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.op(self.norm(x)))
-        return x if self.mlp is None else x + self.drop_path(self.mlp(self.norm2(x)))
+        x = self.drop_path(x, lambda x: self.op(self.norm(x)))
+        return x if self.mlp is None else self.drop_path(x, lambda x: self.mlp(self.norm2(x)))
 
 
 S6_NAMES = dict(  # official names of parameters, which hold those of all four S6, and our names in each S6

@@ -6,25 +6,27 @@ from importlib.util import find_spec
 from unittest.mock import patch
 
 import timm
+from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from backbones.mambaout import ARCHS, MambaOut
-from backbones.ops import gated_cnn
+from mmengine_plugin import config
 
 from .measuring import CUDA, DEVICE
 
 COMPILED = ', compiled'  # at the end of a candidate's name
+FASTEST = 'ours, triton' if CUDA else 'ours, fused'  # of ours
 
 
 @MODELS.register_module()
 class TimmBackbone(BaseModule):
     """timm's MambaOut with its maps in the layout that heads expect, much as OpenMMLab's ``TIMMBackbone`` wraps it."""
 
-    def __init__(self, arch: str, init_cfg: None = None) -> None:
+    def __init__(self, arch: str, drop_path_rate: float = 0.0, init_cfg: None = None) -> None:
         super().__init__()
-        self.model = timm.create_model(arch, features_only=True)
+        self.model = timm.create_model(arch, features_only=True, drop_path_rate=drop_path_rate)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images ``(B, 3, H, W)`` to maps ``(B, C, H, W)``."""
@@ -37,7 +39,9 @@ class UnalignedMambaOut(MambaOut):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images ``(B, 3, H, W)`` to maps ``(B, C, H, W)``."""
-        with patch.object(gated_cnn, 'CHANNEL_MULTIPLE', 1):
+        from backbones.ops import gated_cnn_triton  # Triton is installed only where CUDA may be
+
+        with patch.object(gated_cnn_triton, 'CHANNEL_MULTIPLE', 1):
             return super().forward(x)
 
 
@@ -46,12 +50,23 @@ def mambaout_candidates(arch: str) -> dict[str, dict]:
     found = {'timm': dict(type='TimmBackbone', arch=f'mambaout_{arch}')}
     for implementation in ('eager', 'fused', 'triton') if CUDA else ('eager', 'fused'):
         found[f'ours, {implementation}'] = dict(type='MambaOut', arch=arch, out_norm=False, gated_cnn=implementation)
-    if CUDA:  # for a CPU, torch.compile needs a C++ compiler
-        found |= {f'{name}{COMPILED}': dict(found[name]) for name in ('timm', 'ours, eager', 'ours, triton')}
+    if CUDA:
+        # each takes a minute to compile, so 'eager', which is compiled to about the same as timm's, is left out; for a
+        # CPU, torch.compile needs a C++ compiler
+        found |= {f'{name}{COMPILED}': dict(found[name]) for name in ('timm', 'ours, triton')}
+        from backbones.ops.gated_cnn_triton import CHANNEL_MULTIPLE  # Triton is installed only where CUDA may be
+
         size = ARCHS[arch]
-        if any(int(size.expansion_ratio * dim) % gated_cnn.CHANNEL_MULTIPLE for dim in size.dims):
+        if any(int(size.expansion_ratio * dim) % CHANNEL_MULTIPLE for dim in size.dims):
             found['ours, triton, unaligned'] = dict(found['ours, triton'], type='UnalignedMambaOut')
     return found
+
+
+def drop_path_candidates(arch: str) -> dict[str, dict]:
+    """Configs of timm's backbone and of our fastest one, both with the drop path rate of the detector's recipe."""
+    candidates = mambaout_candidates(arch)
+    rate = Config.fromfile(config(f'mask_rcnn_mambaout_{arch}')).model.backbone.drop_path_rate
+    return {name: candidates[name] | dict(drop_path_rate=rate) for name in ('timm', FASTEST)}
 
 
 def other_candidates() -> dict[str, tuple[dict, list[int]]]:

@@ -22,38 +22,69 @@ FIGURES = {  # of a row, if it has them: the title of their column
     'peak_gib': 'peak beyond weights (GiB)',
     'kept_gib': 'kept for backward (GiB)',
     'roofline': 'roofline',
+    'bandwidth': 'share of the copy rate',
+    'busy': 'GPU busy',
 }
 
 
 def write_report(rows: list[dict], out: Path) -> None:
     """Write the rows to ``<out>.json``, with all that is needed to measure them again, and to ``<out>.md``."""
-    measured = conditions('triton', 'mmpretrain')
+    content = conditions('triton', 'mmpretrain', 'mamba_ssm')
     if CUDA:
-        measured['device'] = torch.cuda.get_device_name()
-    products, copied = rates()
-    content = dict(
-        **measured,
-        threads=torch.get_num_threads(),
-        dtype=str(DTYPE).removeprefix('torch.'),
-        matrix_products_per_second=products,
-        copied_bytes_per_second=copied,
-        rows=rows,
-    )
-    write_json(f'{out}.json', content)
+        content['device'] = torch.cuda.get_device_name()
+    content |= dict(threads=torch.get_num_threads(), dtype=str(DTYPE).removeprefix('torch.'))
+    if any('seconds' in row for row in rows):
+        products, copied = rates()
+        content |= dict(matrix_products_per_second=products, copied_bytes_per_second=copied)
+    write_json(f'{out}.json', content | dict(rows=rows))
     with atomic_file(f'{out}.md') as temporary:
-        temporary.write_text(table(rows))
+        temporary.write_text(tables(rows))
 
 
-def table(rows: list[dict]) -> str:
-    """The rows as a table in Markdown."""
-    columns = [*COLUMNS, *FIGURES.values()]
-    lines = [f'| {" | ".join(columns)} |', '|---' * len(columns) + '|']
+def tables(rows: list[dict]) -> str:
+    """All rows as tables in Markdown: times, host times and compiled kernels, each if there are any."""
+    measured = [row for row in rows if 'seconds' in row]
+    found = [time_table(measured)] if measured else []
+    if any('host' in row for row in measured):
+        found.append(host_table(measured))
+    if kernels := [row for row in rows if 'registers' in row]:
+        found.append(kernel_table(kernels))
+    return '\n'.join(found)
+
+
+def time_table(rows: list[dict]) -> str:
+    """A line for each row, with the columns that any of the rows has."""
+    figures = [figure for figure in FIGURES if any(figure in row for row in rows)]
+    lines = []
     for row in rows:
         cells = [f'{row["suite"]}, {row["what"]}', row['shape'], row['candidate'], f'{row["ratio"]:.3f}']
         cells.append(f'{row["low"]:.3f} to {row["high"]:.3f}')
-        cells += [f'{row[figure]:.2f}' if figure in row else '' for figure in FIGURES]
-        lines.append(f'| {" | ".join(cells)} |')
-    return '\n'.join(lines) + '\n'
+        cells += [f'{row[figure]:.2f}' if figure in row else '' for figure in figures]
+        lines.append(cells)
+    return markdown([*COLUMNS, *(FIGURES[figure] for figure in figures)], lines)
+
+
+def host_table(rows: list[dict]) -> str:
+    """The milliseconds of each part of a row's host times, and its share of the first part, the whole; from 1 % on."""
+    lines = []
+    for row in rows:
+        for part, seconds in row.get('host', {}).items():
+            share = seconds / next(iter(row['host'].values()))
+            if share >= 0.01:
+                cells = [f'{row["suite"]}, {row["what"]}', row['shape'], row['candidate'], part]
+                lines.append([*cells, f'{1e3 * seconds:.1f}', f'{share:.0%}'])
+    return markdown([*COLUMNS[:3], 'host time', 'ms', 'share'], lines)
+
+
+def kernel_table(rows: list[dict]) -> str:
+    """A line for each compiled kernel."""
+    shown = [key for key in rows[0] if key != 'suite']
+    return markdown(shown, [[str(row[key]) for key in shown] for row in rows])
+
+
+def markdown(titles: list[str], lines: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in (titles, ['---'] * len(titles), *lines)) + '\n'
 
 
 def plot(rows: list[dict], path: Path) -> None:

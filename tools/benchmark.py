@@ -1,20 +1,33 @@
 #!/usr/bin/env python
-"""Measure speed and memory of this project and of other implementations, side by side in one process.
+"""Measure speed and memory of this project and of other implementations, side by side.
 
-    python tools/benchmark.py benchmarks/results/NAME --arch tiny base --sweep      all suites but input
+    python tools/benchmark.py benchmarks/results/NAME                   all that this machine can tell, of MambaOut tiny
     python tools/benchmark.py OUT --suites backbone --arch base --shapes 2x800x1280
 
-Suites: `backbone` (the forward pass, and the training step), `detection` and `segmentation` (the whole training step
-and inference of Mask R-CNN and UperNet, on random images), `scan` (the selective scan over a detector's largest map),
-`evaluation` (COCO's scores by two libraries), `input` (the transforms of the training images in `data/`). Other
-backbones are measured with the same heads. In each round every candidate runs once, in turn. The report has the
-median of the rounds' ratios to the first candidate, with their range, because absolute times say little on a
-machine that others share.
+Suites, in the order in which they run by default:
 
-It writes OUT.json, with all times and how they were measured, OUT.md, a table, and OUT.png, ratios over sizes. It also
+    kernels         each Triton kernel of the gated CNN block beside cuDNN's convolution with a compiled gate (CUDA)
+    scan            the selective scan over a detector's largest map; on CUDA also mamba_ssm's, if it is installed
+    detection       training step and inference of Mask R-CNN on random images; other backbones have the same heads
+    segmentation    the same of UperNet
+    backbone        forward pass, training step, and training steps with drop path, beside timm's backbone
+    evaluation      COCO's scores by two libraries, and tools/test.py beside mmdet's own test program (CPU)
+    input           the transforms of the training images in data/; only if named
+    compiled        registers, spills and instructions of all Triton kernels, compiled for A100 and H100; needs no
+                    GPU; only if named
+
+Without --suites, --arch, --shapes and --rounds, this takes about 8 minutes on an H100, most of it for torch.compile,
+and about 20 minutes on two CPU cores. Results are written after each row, so a run that is cut off keeps what it has.
+
+In each round every candidate runs once, in turn. The report has the median of the rounds' ratios to the first
+candidate, with their range, because absolute times say little on a machine that others share.
+
+It writes OUT.json, with all times and how they were measured, OUT.md, tables, and OUT.png, ratios over sizes. It also
 measures the rates of matrix products and of copies. `roofline` is the least time that any candidate's operators would
-need at these rates, divided by the time that the candidate took. In the JSON, `profile` names what takes most of a
-step, and `busy`, on CUDA, is the share of the time in which the GPU computes.
+need at these rates, divided by the time that the candidate took. `share of the copy rate` of a kernel is the time that
+a copy of the bytes that it must move would take, divided by the kernel's time. `GPU busy` is the share of the time in
+which the GPU computes; in the rest, it waits for the host. The second table says where the host's time goes. In the
+JSON, `profile` names the operators that take most of a step.
 
 It needs a checkout of the repository: an installed package has no benchmarks.
 """
@@ -33,8 +46,8 @@ from backbones.mambaout import ARCHS
 from mmengine_plugin.cli.error_messages import run
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = ['backbone', 'detection', 'segmentation', 'scan', 'evaluation', 'input']
-ROUNDS = 20 if torch.cuda.is_available() else 5
+SUITES = ['kernels', 'scan', 'detection', 'segmentation', 'backbone', 'evaluation', 'input', 'compiled']
+DEFAULT_SUITES = SUITES[:5] if torch.cuda.is_available() else SUITES[1:6]
 
 
 def check_shape(shape: str, suites: list[str]) -> None:
@@ -50,13 +63,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, help='path of the results, without an ending')
     parser.add_argument(
-        '--suites', nargs='+', choices=SUITES, default=SUITES[:-1], help='(default: all but input, which needs data/)'
+        '--suites', nargs='+', choices=SUITES, default=DEFAULT_SUITES, help=f'(default: {" ".join(DEFAULT_SUITES)})'
     )
     parser.add_argument('--arch', nargs='+', choices=ARCHS, default=['tiny'], help='sizes of MambaOut (default: tiny)')
     parser.add_argument('--shapes', nargs='+', metavar='BxHxW', help='images, height and width (default: by suite)')
-    parser.add_argument('--rounds', type=int, default=ROUNDS, help='(default: 20 on CUDA, else 5)')
+    parser.add_argument('--rounds', type=int, help='how often each candidate runs (default: by suite)')
     parser.add_argument('--sweep', action='store_true', help='measure the backbone at more sizes, for the plot')
     args = parser.parse_args()
+    if 'kernels' in args.suites and not torch.cuda.is_available():
+        raise UserError('--suites kernels: this suite needs CUDA, and this machine has none')
     for shape in args.shapes or ():
         check_shape(shape, args.suites)
     if not (ROOT / 'benchmarks').is_dir():

@@ -30,6 +30,11 @@ class Order:
     backward: bool = False
 
     @property
+    def code(self) -> int | None:
+        """Number by which Triton's kernels know the order; ``None`` if they cannot read it in the map itself."""
+        return None
+
+    @property
     def reversed(self) -> Order:
         """The same order in the other direction."""
         return dataclasses.replace(self, backward=not self.backward)
@@ -55,6 +60,11 @@ class Lines(Order):
 
     columns: bool = False
 
+    @property
+    def code(self) -> int | None:
+        """Number by which Triton's kernels know the order: 1 for columns, and 2 more for the backward direction."""
+        return self.columns + 2 * self.backward
+
     def _read(self, x: Tensor) -> Tensor:
         return self._turn(x.transpose(1, 2) if self.columns else x).flatten(1, 2)
 
@@ -69,6 +79,8 @@ class Lines(Order):
 
 class Snake(Lines):
     """Line by line, with every second line reversed, so that consecutive cells are neighbours in the map."""
+
+    code = None
 
     def _turn(self, lines: Tensor) -> Tensor:
         turned = lines.new_empty(lines.shape)  # contiguous, so that flatten does not copy again

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import UserError, did_you_mean
+from .scan_orders import Lines
 
 IMPLEMENTATIONS = dict(
     auto="'triton' on CUDA, 'chunked' elsewhere",
@@ -68,7 +69,6 @@ def selective_scan(
         UserError: If the implementation is unknown or does not run on the device.
         ValueError: If the shapes do not fit each other.
     """
-    check_implementation(implementation)
     (batch, length, channels), (_, states) = u.shape, A.shape
     by_state = batch, length, states
     fitting = dict(delta=(delta, u.shape), A=(A, (channels, states)), B=(B, by_state), C=(C, by_state))
@@ -77,20 +77,71 @@ def selective_scan(
             raise ValueError(
                 f'selective_scan: {name} is {tuple(tensor.shape)} and must be {tuple(shape)} to fit u and A'
             )
+    implementation = choose(u, A, implementation)
+    D, delta_bias = (A.new_zeros(len(A)) if vector is None else vector for vector in (D, delta_bias))
+    inputs = u, delta, A, B, C, D, delta_bias
+    if implementation == 'reference':
+        return _reference(*inputs)
+    return scan(*inputs, implementation == 'triton', _needs_grad(inputs))[0]
+
+
+def scan_lines(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    width: int,
+    orders: Sequence[Lines],
+) -> Tensor:
+    """Scan maps in ``K`` scan orders at once, in Triton kernels that read and write the cells where they are.
+
+    Args:
+        u: Cells of the maps row by row, ``(batch, L, D)``.
+        delta: Step sizes of each cell before bias and softplus, ``(K, batch, L, D)``.
+        A: Negative rates of decay, ``(K, D, N)``.
+        B: Input weights of the states, ``(K, batch, L, N)``.
+        C: Output weights of the states, ``(K, batch, L, N)``.
+        D: Weights of the skip connection, ``(K, D)``.
+        delta_bias: Bias of the step sizes, ``(K, D)``.
+        width: Cells in a row of a map.
+        orders: ``K`` orders that have a :attr:`~.scan_orders.Order.code`.
+
+    Returns:
+        The output of each order at each cell, ``(K, batch, L, D)`` in single precision.
+    """
+    codes = sum(order.code << 2 * k for k, order in enumerate(orders))
+    inputs = u.expand(delta.shape), delta, A, B, C, D, delta_bias
+    return scan(*inputs, True, _needs_grad(inputs), width, codes)[0]
+
+
+def choose(u: Tensor, A: Tensor, implementation: str) -> str:
+    """The implementation that computes a scan: never ``'auto'``, and ``'chunked'`` where no Triton kernel does.
+
+    Triton's kernels compute in single precision, and count the values of a sequence in 32 bits.
+
+    Raises:
+        UserError: If the implementation is unknown or does not run on the device.
+    """
+    check_implementation(implementation)
     # meta tensors hold no data to compute, and Triton's interpreter runs on any device
     if implementation == 'triton' and u.device.type not in ('cuda', 'meta') and 'TRITON_INTERPRET' not in os.environ:
         raise UserError(
             f"selective_scan='triton' needs CUDA, and the input is on {u.device}; selective_scan='auto' fits any device"
         )
-    D, delta_bias = (A.new_zeros(len(A)) if vector is None else vector for vector in (D, delta_bias))
-    inputs = u, delta, A, B, C, D, delta_bias
-    if implementation == 'reference':
-        return _reference(*inputs)
     if implementation == 'auto':
         implementation = 'triton' if u.device.type == 'cuda' and TRITON_INSTALLED else 'chunked'
-    triton = implementation == 'triton' and u.dtype != torch.double  # its kernels compute in single precision
-    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
-    return scan(*inputs, triton, save)[0]
+    if implementation == 'triton' and (
+        u.dtype == torch.double or math.prod(u.shape[1:]) * math.ceil(A.shape[-1] / 16) >= 2**31
+    ):
+        implementation = 'chunked'
+    return implementation
+
+
+def _needs_grad(inputs: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs)
 
 
 def check_implementation(implementation: str) -> None:
@@ -136,14 +187,20 @@ def scan(
     delta_bias: Tensor,
     triton: bool,
     save: bool,
+    width: int = 1,
+    orders: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The scan and, if ``save``, the first states of all chunks, ``(batch, chunks, N, D)``."""
-    inputs, (chunks, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[1])
+    """The scan and, if ``save``, the first states of all chunks, ``(batch, chunks, N, D)``.
+
+    With ``triton``, all tensors may have ``K`` scan orders as their first dimension: ``orders`` has two bits for the
+    code of each one, and ``width`` is the number of cells in a row of the maps.
+    """
+    inputs, (chunks, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[-2])
     with torch.autocast(u.device.type, enabled=False):
         if triton:
             from . import selective_scan_triton as kernels  # Triton is installed only where CUDA may be
 
-            y, states = kernels.scan(*inputs, chunks=chunks, steps=steps)
+            y, states = kernels.scan(*inputs, chunks=chunks, steps=steps, width=width, orders=orders)
         else:
             wide_u, y, A, B, C, D = _prepare(*inputs)  # y holds delta until it is overwritten
             states = y.new_zeros(len(u), chunks, *A.shape)
@@ -164,21 +221,23 @@ def scan_backward(
     D: Tensor,
     delta_bias: Tensor,
     triton: bool,
+    width: int = 1,
+    orders: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the seven input tensors of :func:`scan`, in its order."""
-    inputs, (_, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[1])
+    inputs, (_, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[-2])
     with torch.autocast(u.device.type, enabled=False):
         if triton:
-            from . import selective_scan_triton as kernels
+            from . import selective_scan_adjoint_triton as kernels
 
-            grads = kernels.scan_backward(grad, states, *inputs, steps=steps)
+            grads = kernels.scan_backward(grad, states, *inputs, steps=steps, width=width, orders=orders)
         else:
             u, delta, A, B, C, D = _prepare(*inputs)
             grad, (grad_u, grad_A, grad_B, grad_C, grad_D) = grad.to(u.dtype), map(torch.zeros_like, (u, A, B, C, D))
             grad_bias, blocks = torch.zeros_like(D), _channel_blocks(states)
             history = states.new_empty(steps + 1, *states[..., blocks[0]].shape)
             for block in blocks:
-                channels = (x[..., block] for x in (grad, states, u, delta, A, D, grad_u))
+                channels = (x[..., block] for x in (grad.contiguous(), states, u, delta, A, D, grad_u))
                 sums = _scan_backward(*channels, B, C, grad_B, grad_C, history)
                 grad_A[:, block], grad_D[block], grad_bias[block] = sums
             grads = grad_u, delta, grad_A.T, grad_B, grad_C, grad_D, grad_bias  # delta now holds its own gradient
@@ -186,25 +245,36 @@ def scan_backward(
 
 
 @scan.register_fake
-def _(u: Tensor, delta: Tensor, A: Tensor, *args: object) -> tuple[Tensor, Tensor]:
-    dtype, save = torch.promote_types(u.dtype, torch.float), args[-1]
-    states = len(u), _chunks(u.shape[1])[0], *A.T.shape
+def _(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    bias: Tensor,
+    triton: bool,
+    save: bool,
+    *_: int,
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(u.dtype, torch.float)
+    states = *u.shape[:-2], _chunks(u.shape[-2])[0], *A.shape[:-3:-1]
     return u.new_empty(u.shape, dtype=dtype), u.new_empty(states if save else 0, dtype=dtype)
 
 
 @scan_backward.register_fake
 def _(grad: Tensor, states: Tensor, *args: object) -> tuple[Tensor, ...]:
-    return tuple(tensor.new_empty(tensor.shape) for tensor in args[:-1])
+    return tuple(tensor.new_empty(tensor.shape) for tensor in args[:7])
 
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
-    *tensors, ctx.triton, _ = inputs
+    tensors, (ctx.triton, _, ctx.width, ctx.orders) = inputs[:7], inputs[7:]
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(output[1], *tensors)
 
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    return *scan_backward(grad.contiguous(), *ctx.saved_tensors, ctx.triton), None, None
+    return *scan_backward(grad, *ctx.saved_tensors, ctx.triton, ctx.width, ctx.orders), *[None] * 4
 
 
 scan.register_autograd(_backward, setup_context=_setup_context)
@@ -215,7 +285,7 @@ def operations(u: Sequence[int], A: Sequence[int]) -> int:
 
     It counts 9 per position, channel and state, and 1 per position and channel for the skip connection.
     """
-    return math.prod(u) * (9 * A[1] + 1)
+    return math.prod(u) * (9 * A[-1] + 1)
 
 
 @register_flop_formula(torch.ops.mambaout.selective_scan)

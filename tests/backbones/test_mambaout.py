@@ -47,6 +47,19 @@ def test_drop_path_rates_equal_timms():
     assert rates[0] == 0 and rates[-1] == pytest.approx(0.3)
 
 
+def test_torch_func_differentiates_the_whole_backbone():
+    model = noisy(MambaOut(dict(depths=(1, 1), dims=(8, 16)), out_indices=(0, 1), gated_cnn='eager'))
+    image = torch.randn(2, 3, 20, 28)
+
+    def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return sum(m.sin().sum() for m in torch.func.functional_call(model, parameters, (image,)))
+
+    gradients = torch.func.grad(loss)(dict(model.named_parameters()))
+    loss(dict(model.named_parameters())).backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
+
+
 def test_a_block_with_an_ssm_is_a_mamba_block():
     """SSM(act(conv(z))) replaces conv(z) (paper, Eq. 2 and 3), here with scans in both directions."""
     torch.manual_seed(0)
@@ -58,6 +71,19 @@ def test_a_block_with_an_ssm_is_a_mamba_block():
     mixed = by_hand(block.s6[0], u) + by_hand(block.s6[1], u.flip(0)).flip(0)
     expected = x + block.fc2(F.gelu(g) * torch.cat((i, mixed.view(1, 3, 5, 12)), dim=-1))
     torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize('ssm', [None, ['rows', 'columns']])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_the_gated_product_is_in_the_dtype_of_autocast(ssm, dtype):
+    model = noisy(MambaOut(dict(depths=(1,), dims=(12,)), out_indices=(0,), ssm=ssm, gated_cnn='eager'))
+    block, dtypes = model.stages[0].blocks[0], []
+    block.fc2.register_forward_pre_hook(lambda module, inputs: dtypes.append(inputs[0].dtype))
+    x = torch.randn(1, 3, 5, 12)
+    with torch.autocast('cpu', dtype, enabled=dtype is not torch.float32):
+        y = block(x)
+    assert dtypes == [dtype] and y.dtype is torch.float32
+    assert distance(y, block(x)) < 0.02
 
 
 def test_an_ssm_adds_its_own_parameters_and_changes_no_others():

@@ -1,9 +1,11 @@
 """The private names that ``backbones/private_names.py`` lists still exist and have the same meaning."""
 
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from backbones.private_names import STATE_DICT_VERSIONS
+from backbones.private_names import LINEAR_AND_ACT, STATE_DICT_VERSIONS
 from backbones.safe_checkpoint import read_checkpoint
 
 
@@ -22,3 +24,15 @@ def test_torch_reads_module_versions_from_that_attribute():
     setattr(state, STATE_DICT_VERSIONS, {'': dict(version=7)})
     model.load_state_dict(state)
     assert loaded == [dict(version=7)]
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='no oneDNN')
+@pytest.mark.parametrize(
+    ('act', 'arguments'), [(F.gelu, ('gelu', [], 'none')), (F.silu, ('swish', [], '')), (None, ('none', [], ''))]
+)
+def test_torchs_operator_of_a_linear_layer_and_an_activation_computes_both(act, arguments):
+    x, weight, bias = torch.randn(3, 8), torch.randn(5, 8), torch.randn(5)
+    plain = F.linear(x, weight, bias)
+    expected = act(plain) if act else plain
+    torch.testing.assert_close(getattr(torch.ops.mkldnn, LINEAR_AND_ACT)(x, weight, bias, *arguments), expected)
+    assert (act is None) == torch.equal(expected, plain)

@@ -9,6 +9,9 @@ from torch.nn import functional as F
 
 from backbones import UserError
 from backbones.s6 import S6, MapS6
+from backbones.vmamba import ORDERS as VMAMBAS_ORDERS
+
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def s6_by_hand(x: Tensor, x_proj: Tensor, dt_proj: Tensor, dt_bias: Tensor, a_log: Tensor, skip: Tensor) -> Tensor:
@@ -62,3 +65,37 @@ def test_the_outputs_of_all_scan_orders_are_summed():
     torch.testing.assert_close(module(x)[0], rows + columns)
     with pytest.raises(UserError, match="unknown scan order 'cols'"):
         MapS6(6, ('rows', 'cols'))
+
+
+def results(module: MapS6, x: Tensor) -> dict[str, Tensor]:
+    """The output, the gradient of the input, and those of all parameters by name."""
+    x = x.detach().requires_grad_()
+    y = module(x)
+    grads = torch.autograd.grad(y.square().sum(), [x, *module.parameters()])
+    names = 'output', 'input', *(name for name, _ in module.named_parameters())
+    return dict(zip(names, (y, *grads), strict=True))
+
+
+@pytest.mark.parametrize('orders', [VMAMBAS_ORDERS, ('columns', 'windows2_reversed')], ids=['in place', 'copied'])
+@pytest.mark.parametrize('state', [1, 16])
+def test_triton_gives_the_same_output_and_gradients(orders, state):
+    """Rows and columns are scanned in the map, all at once; windows are copied."""
+    torch.manual_seed(0)
+    module, x = MapS6(5, orders, state).to(DEVICE), torch.randn(1, 2, 4, 5, device=DEVICE)
+    for parameter in module.parameters():
+        torch.nn.init.uniform_(parameter, -1, 1)
+    found = {}
+    for implementation in ('reference', 'triton'):
+        for s6 in module:
+            s6.implementation = implementation
+        found[implementation] = results(module, x)
+    for name, expected in found['reference'].items():
+        difference = (found['triton'][name] - expected).norm() / expected.norm()
+        assert difference < 1e-5 and expected.any(), name
+
+
+def test_parameters_have_the_names_of_separate_s6():
+    module = MapS6(6, ('rows', 'columns'), state=2)
+    names = 'A_log', 'D', 'x_proj.weight', 'dt_proj.weight', 'dt_proj.bias'
+    assert list(module.state_dict()) == [f'{i}.{name}' for i in range(2) for name in names]
+    assert module.state_dict()['1.x_proj.weight'].shape == (1 + 2 + 2, 6)

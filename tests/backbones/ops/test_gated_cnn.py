@@ -3,9 +3,6 @@
 Without a GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
 """
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -18,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import MambaOut, UserError
 from backbones.mambaout import Arch, GatedCNNBlock
-from backbones.ops import gated_cnn
-from tests.conftest import ROOT
+from backbones.ops import gated_cnn, gated_cnn_tiled
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 SHAPES = {  # of the input, and of the block
@@ -62,27 +58,21 @@ def assert_same(block: GatedCNNBlock, reference: GatedCNNBlock, x: Tensor, toler
 @pytest.mark.parametrize('cache_bytes', [2**22, 2**11], ids=['one tile', 'several tiles'])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_the_fused_operator_equals_the_eager_block(shape, cache_bytes, monkeypatch):
-    monkeypatch.setattr(gated_cnn, 'CACHE_BYTES', cache_bytes)
+    monkeypatch.setattr(gated_cnn_tiled, 'CACHE_BYTES', cache_bytes)
     size, settings = SHAPES[shape]
     reference, fused = blocks(settings, size[-1], 'eager', 'fused')
     assert_same(fused, reference, torch.randn(size, device=DEVICE), 1e-5)
     assert_same(fused.double(), reference.double(), torch.randn(size, dtype=torch.double, device=DEVICE), 1e-12)
     with torch.no_grad():
-        x = torch.randn(size, dtype=torch.double, device=DEVICE)
-        torch.testing.assert_close(fused(x), reference(x), rtol=1e-12, atol=1e-12)
+        for dtype, tolerance in ((torch.double, 1e-12), (torch.float, 1e-5)):
+            x = torch.randn(size, dtype=dtype, device=DEVICE)
+            y, expected = fused.to(dtype)(x), reference.to(dtype)(x)
+            assert (y - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-@pytest.mark.parametrize('shape', SHAPES)
-def test_the_triton_kernels_equal_the_eager_block(shape):
-    size, settings = SHAPES[shape]
-    reference, kernels = blocks(settings, size[-1], 'eager', 'triton')
-    assert_same(kernels, reference, torch.randn(size, device=DEVICE), 1e-5)
-
-
-@pytest.mark.parametrize('implementation', ['fused', 'triton'])
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_under_autocast_errors_are_no_larger_than_those_of_the_eager_block(implementation, dtype):
-    reference, block = blocks({}, 16, 'eager', implementation)
+def test_under_autocast_errors_are_no_larger_than_those_of_the_eager_block(dtype):
+    reference, block = blocks({}, 16, 'eager', 'fused')
     x = torch.randn(1, 5, 6, 16, device=DEVICE)
     exact = outputs(reference, x)
     with torch.autocast(DEVICE, dtype):
@@ -94,21 +84,6 @@ def test_under_autocast_errors_are_no_larger_than_those_of_the_eager_block(imple
         assert errors[0] < 2 * errors[1] + torch.finfo(dtype).eps, (name, errors)
 
 
-def test_padded_weights_compute_the_same_function():
-    reference, block = (b.double() for b in blocks(dict(expansion_ratio=2.7), 16, 'eager', 'eager'))
-    layers = block.fc1, block.conv, block.fc2
-    wide = gated_cnn.pad_hidden_channels(*(p for layer in layers for p in (layer.weight, layer.bias)))
-    assert block.fc2.in_features == 43 and wide[-2].shape[1] == 48
-    x, arguments = torch.randn(1, 4, 4, 16, dtype=torch.double, device=DEVICE), (1e-6, 'GELU', False, True)
-    branch, gi, _ = gated_cnn.fused(x, block.norm.weight, block.norm.bias, *wide, *arguments)
-    assert gi.shape[1] == 48 + 32
-    (x + branch).square().sum().backward()
-    reference(x).square().sum().backward()
-    torch.testing.assert_close(x + branch, reference(x))
-    for (name, ours), theirs in zip(block.named_parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
-
-
 @pytest.mark.parametrize('implementation', ['fused', 'triton'])
 def test_opcheck_accepts_the_operator(implementation):
     """The schema, the gradient and the fake kernel are right, so torch.compile can rely on them."""
@@ -117,7 +92,7 @@ def test_opcheck_accepts_the_operator(implementation):
     x = torch.randn(1, 3, 2, 8, device=DEVICE, requires_grad=True)
     for save in (True, False):
         tests = ('test_schema', 'test_autograd_registration', 'test_faketensor')
-        arguments = (x, *parameters, 1e-6, 'GELU', implementation == 'triton', save)
+        arguments = (x, *parameters, 1e-6, 'GELU', torch.float, implementation == 'triton', save)
         torch.library.opcheck(gated_cnn.fused, arguments, test_utils=tests)
     torch.library.opcheck(gated_cnn.fused, (*arguments[:-1], True), test_utils='test_aot_dispatch_dynamic')
 
@@ -128,7 +103,7 @@ def test_the_fake_backward_kernel_returns_the_real_shapes_dtypes_and_strides():
     parameters = [p for layer in (block.norm, block.fc1, block.conv, block.fc2) for p in (layer.weight, layer.bias)]
     norm_weight, norm_bias, fc1_weight, _, conv_weight, conv_bias, fc2_weight, _ = parameters
     x = torch.randn(2, 3, 5, 16, device=DEVICE)
-    branch, gi, c = gated_cnn.fused(x, *parameters, 1e-6, 'GELU', True, True)
+    branch, gi, c = gated_cnn.fused(x, *parameters, 1e-6, 'GELU', torch.float, True, True)
     weights = norm_weight, norm_bias, fc1_weight, conv_weight, conv_bias, fc2_weight
     arguments = (branch, x, gi, c, *weights, 1e-6, 'GELU', True)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -137,8 +112,7 @@ def test_the_fake_backward_kernel_returns_the_real_shapes_dtypes_and_strides():
         assert (real.shape, real.dtype, real.is_contiguous()) == (fake.shape, fake.dtype, fake.is_contiguous())
 
 
-@pytest.mark.parametrize('implementation', ['fused', 'triton'])
-def test_the_norm_gets_tensors_of_one_dtype_when_the_input_is_in_half_precision(implementation, monkeypatch):
+def test_the_norm_gets_tensors_of_one_dtype_when_the_input_is_in_half_precision(monkeypatch):
     """In timm's sizes, convolutions pass on such inputs. CUDA's kernels require one dtype; a CPU's do not."""
     seen = []
 
@@ -151,7 +125,7 @@ def test_the_norm_gets_tensors_of_one_dtype_when_the_input_is_in_half_precision(
 
     monkeypatch.setattr(nn.functional, 'layer_norm', strict(nn.functional.layer_norm))
     monkeypatch.setattr(torch, 'native_layer_norm', strict(torch.native_layer_norm))
-    (block,) = blocks({}, 16, implementation)
+    (block,) = blocks({}, 16, 'fused')
     x = torch.randn(1, 4, 4, 16, device=DEVICE).bfloat16().requires_grad_()
     with torch.autocast(DEVICE, torch.bfloat16):
         block(x).float().sum().backward()
@@ -184,10 +158,11 @@ def test_the_operators_operations_are_counted_like_the_eager_blocks():
     reference, block = blocks({}, 16, 'eager', 'fused')
     counts = []
     for model in (reference, block):
-        with FlopCounterMode(display=False) as counter:
-            model(torch.randn(1, 6, 5, 16, device=DEVICE))
-        counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] > 0
+        for gradients in (True, False):
+            with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(gradients):
+                model(torch.randn(1, 6, 5, 16, device=DEVICE))
+            counts.append(counter.get_total_flops())
+    assert counts[0] > 0 and len(set(counts)) == 1
 
 
 def saved_bytes(model: nn.Module, x: Tensor) -> int:
@@ -212,33 +187,6 @@ def test_a_model_saves_less_than_half_as_much_as_timms(arch):
     assert saved_bytes(MambaOut(arch), x) <= 0.45 * saved_bytes(
         timm.create_model(f'mambaout_{arch}', features_only=True), x
     )
-
-
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from backbones.ops import gated_cnn_triton as kernels
-
-common = dict(K=7, T=kernels.TILE, C=kernels.BLOCK)
-for kernel, constants in (
-    (kernels._gate_kernel, dict(common, SILU=False, BACKWARD=True)),
-    (kernels._gate_kernel, dict(common, SILU=True, BACKWARD=False)),
-    (kernels._conv_input_kernel, common),
-    (kernels._conv_weight_kernel, dict(common, COLUMNS=8)),
-):
-    for dtype in ('bf16', 'fp16', 'fp32'):
-        types = {n: f'*{dtype}' if n.endswith('_ptr') else 'i32' for n in kernel.arg_names}
-        source = ASTSource(kernel, types | dict.fromkeys(constants, 'constexpr'), constants)
-        print(len(triton.compile(source, target=GPUTarget('cuda', 90, 32)).asm['cubin']))
-"""
-
-
-def test_the_triton_kernels_compile_for_a_gpu():
-    environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    done = subprocess.run([sys.executable, '-c', COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 12 and all(int(size) > 1000 for size in done.stdout.split())
 
 
 def test_implementations_that_are_unknown_or_need_another_device_are_refused(monkeypatch):

@@ -73,6 +73,12 @@ def test_any_sequence_is_restored_cell_by_cell_and_padding_is_dropped(name):
         assert torch.equal(get_order(name).restore(y, height, width), expected), (height, width)
 
 
+def test_only_rows_and_columns_have_a_code_for_triton():
+    codes = {name: order.code for name, order in ORDERS.items() if order.code is not None}
+    assert codes == dict(rows=0, columns=1, rows_reversed=2, columns_reversed=3)
+    assert Windows(size=3).code is None
+
+
 def test_vmamba_reads_a_map_of_two_rows_in_its_four_orders():
     x = torch.arange(6).view(1, 2, 3, 1)
     read = [

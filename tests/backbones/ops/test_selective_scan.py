@@ -3,6 +3,7 @@
 Without a GPU, Triton's kernels run in its interpreter, see ``tests/conftest.py``.
 """
 
+import json
 import math
 import os
 import subprocess
@@ -18,7 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from backbones import UserError
 from backbones.ops import selective_scan as module
-from backbones.ops.selective_scan import selective_scan
+from backbones.ops.scan_orders import ORDERS, Lines
+from backbones.ops.selective_scan import scan_lines, selective_scan
+from backbones.ops.selective_scan_triton import GROUP
 from tests.conftest import ROOT
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -93,7 +96,7 @@ def assert_close(ours: list[Tensor], exact: list[Tensor], tolerance: float) -> N
 def test_the_scan_equals_a_loop_over_positions(implementation, shape, many_blocks, monkeypatch):
     if many_blocks:
         monkeypatch.setattr(module, 'CACHE_VALUES', 1)
-        monkeypatch.setattr('backbones.ops.selective_scan_triton.HISTORY', 1)
+        monkeypatch.setattr('backbones.ops.selective_scan_triton.CARRIED', 2)
     inputs = make(*SHAPES[shape])
     grad = torch.randn_like(inputs[0])
     assert_close(outputs(grad, *inputs, implementation=implementation), loop(grad, *inputs), 1e-5)
@@ -241,6 +244,13 @@ def test_opcheck_accepts_the_operator(implementation, dtype):
         assert (real.shape, real.dtype, real.is_contiguous()) == (fake.shape, fake.dtype, fake.is_contiguous())
 
 
+def test_opcheck_accepts_the_operator_for_several_scan_orders():
+    each = [make(1, 4, 3, 1) for _ in range(2)]
+    inputs = [torch.stack(tensors).detach().requires_grad_() for tensors in zip(*each, strict=True)]
+    tests = 'test_schema', 'test_autograd_registration', 'test_faketensor'
+    torch.library.opcheck(module.scan, (*inputs, True, True, 2, 0b1101), test_utils=tests)
+
+
 def test_one_compiled_program_takes_sequences_of_all_lengths():
     compiled = torch.compile(selective_scan, fullgraph=True, dynamic=True, backend='aot_eager')
     torch._dynamo.utils.counters.clear()
@@ -267,39 +277,96 @@ def test_operations_are_counted_by_vmambas_formula():
     assert analyzer.total() == expected
 
 
-COMPILE = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from backbones.ops import selective_scan_triton as kernels
+def read_map(order: Lines, cells: Tensor, height: int, width: int) -> Tensor:
+    """Read cells ``(batch, L, C)`` as a sequence."""
+    return order.read(cells.unflatten(1, (height, width)))
 
-HALF = 'u_ptr delta_ptr B_ptr C_ptr grad_u_ptr grad_delta_ptr'.split()  # under autocast
-gradients = [name for name in kernels._adjoint_kernel.arg_names if name.startswith('grad_') and name != 'grad_ptr']
-gradients.remove('grad_states_ptr')
-ONES = dict.fromkeys(['NP', 'N', 'L', 'steps', 'chunks'], 1)  # Triton treats sizes of 1 as constants
-for kernel, constants in (
-    (kernels._scan_kernel, dict.fromkeys(['y_ptr', 'history_ptr'])),
-    (kernels._scan_kernel, dict.fromkeys(['total_ptr', 'history_ptr'])),
-    (kernels._scan_kernel, dict.fromkeys(['total_ptr', 'y_ptr'])),
-    (kernels._carry_kernel, dict(REVERSE=False)),
-    (kernels._carry_kernel, dict(REVERSE=True)),
-    (kernels._adjoint_kernel, dict.fromkeys(['history_ptr', *gradients])),
-    (kernels._adjoint_kernel, dict(total_ptr=None)),
-):
-    for dtype, sizes in (('bf16', ONES), ('fp16', dict(NP=16)), ('fp32', dict(NP=16))):
-        types = {n: f'*{dtype if n in HALF else "fp32"}' if n.endswith('_ptr') else 'i32' for n in kernel.arg_names}
-        known = constants | dict(W=kernels.BLOCK) | {n: size for n, size in sizes.items() if n in types}
-        source = ASTSource(kernel, types | dict.fromkeys(known, 'constexpr'), known)
-        compiled = triton.compile(source, target=GPUTarget('cuda', 90, 32), options=dict(num_warps=1))
-        print(len(compiled.asm['cubin']))
+
+def restore_map(order: Lines, sequence: Tensor, height: int, width: int) -> Tensor:
+    """Restore cells ``(batch, L, C)`` from a sequence."""
+    return order.restore(sequence, height, width).flatten(1, 2)
+
+
+@pytest.mark.parametrize('batch, height, width', [(2, 3, 4), (1, 1, 3), (1, 3, 1), (1, 1, 1)])
+def test_rows_and_columns_are_scanned_in_the_map_itself_in_all_orders_at_once(batch, height, width):
+    """The oracle reads sequences, scans them with a loop, and restores maps."""
+    names = 'columns_reversed', 'rows', 'columns', 'rows_reversed'
+    orders, channels, states = [ORDERS[name] for name in names], 2, 2
+    torch.manual_seed(0)
+    each = [make(batch, height * width, channels, states) for _ in orders]
+    u = each[0][0]
+    # delta, B and C lie next to each other, as in the output of one linear layer
+    joined = torch.stack([torch.cat((x[1] + k, x[3] - k, x[4]), -1) for k, x in enumerate(each)], 2).detach()
+    delta, B, C = (x.requires_grad_() for x in joined.permute(2, 0, 1, 3).split((channels, states, states), -1))
+    A, D, bias = (torch.stack([x[i] * (1 + k) for k, x in enumerate(each)]).detach() for i in (2, 5, 6))
+    inputs = u, delta, A.requires_grad_(), B, C, D.requires_grad_(), bias.requires_grad_()
+    y = scan_lines(*inputs, width, orders)
+    grad = torch.randn(batch, height * width, channels, device=DEVICE)
+    ours = [y, *torch.autograd.grad(y.sum(0), inputs, grad)]
+
+    expected = [[] for _ in ours]
+    for k, order in enumerate(orders):
+        maps = [read_map(order, x, height, width) for x in (grad, u, delta[k], B[k], C[k])]
+        found = loop(*maps[:3], A[k], *maps[3:], D[k], bias[k])
+        for i, value in enumerate(found):
+            by_cell = i in (0, 1, 2, 4, 5)  # output, u, delta, B and C
+            expected[i].append(restore_map(order, value, height, width) if by_cell else value)
+    expected = [torch.stack(values) for values in expected]
+    expected[1] = expected[1].sum(0)  # u is the same for all orders
+    assert_close(ours, expected, 1e-5)
+    if min(height, width) > 1:
+        assert all((y[0] - other).abs().max() > 0.01 for other in y[1:])
+
+
+# The compiled code of the kernels for the largest maps of both families of VMamba. Other sizes give the same code.
+COMPILED = """
+import json
+from benchmarks.compiled import recorded
+from benchmarks.scan_launches import launches
+
+for capability, sizes in ((90, ('192x16', '96x1')), (80, ('192x16',))):
+    for name, launch in launches():
+        size = name.split()[1].rstrip(',')
+        if size in sizes:
+            with recorded(capability) as kernels:
+                launch()
+            for kernel in kernels:
+                print(json.dumps([
+                    size,
+                    kernel.name,
+                    kernel.spilled,
+                    kernel.count(depth=1),
+                    kernel.count('BAR', 'LDS', 'STS', 'LDSM', 'STSM', depth=1),
+                    kernel.count('SHFL', depth=1),
+                ]))
 """
+# the most instructions, and the most exchanges between threads, of a position in the loop over a chunk
+MOST = {
+    ('192x16', '_scan_kernel'): (195, 0),
+    ('192x16', '_rewalk_kernel'): (230, 0),
+    ('192x16', '_adjoint_kernel'): (550, 31),
+    ('96x1', '_scan_kernel'): (92, 0),
+    ('96x1', '_rewalk_kernel'): (102, 1),
+    ('96x1', '_adjoint_kernel'): (225, 10),
+}
 
 
-def test_the_triton_kernels_compile_for_a_gpu():
+def test_compiled_kernels_spill_no_register_and_stay_inside_a_warp_in_their_loops_over_positions():
+    """The carry kernel, whose threads do work together, shows that the counts see barriers and exchanges."""
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
-    done = subprocess.run([sys.executable, '-c', COMPILE], cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', COMPILED], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.split()) == 21 and all(int(size) > 1000 for size in done.stdout.split())
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(size, name) for size, name, *_ in rows} >= set(MOST) and len(rows) == 21
+    for size, name, spilled, instructions, barriers, exchanges in rows:
+        assert spilled == 0, (size, name)
+        if (size, name) in MOST:
+            most_instructions, most_exchanges = MOST[size, name]
+            assert barriers == 0, (size, name)
+            assert instructions <= GROUP * most_instructions, (size, name)
+            assert exchanges <= GROUP * most_exchanges, (size, name)
+        elif name == '_carry_kernel':
+            assert barriers > 0 and exchanges > 0
 
 
 def test_implementations_that_are_unknown_or_need_another_device_are_refused(monkeypatch):
