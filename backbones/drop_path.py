@@ -14,7 +14,8 @@ class DropPath(nn.Module):
 
     In training, each sample drops the branch with probability ``drop_prob``, independently of the others, and a kept
     branch is divided by ``1 - drop_prob``. This is the distribution of timm's ``DropPath``. Which samples keep the
-    branch is drawn from the CPU's generator on all devices, so that a GPU need not be waited for.
+    branch is drawn from the CPU's generator on all devices, so that a GPU need not be waited for. A compiled, traced or
+    captured graph cannot depend on the number of kept samples; it computes all branches, as timm's does.
 
     Args:
         drop_prob: Probability that a sample drops the branch, from 0 to below 1.
@@ -36,8 +37,8 @@ class DropPath(nn.Module):
         """
         if self.drop_prob == 0 or not self.training:
             return x + branch(x)
-        # the shapes of a compiled or traced graph cannot depend on the number of kept samples
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
+        if captured or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return x + drop_path(branch(x), self.drop_prob, training=True)
         keep_prob = 1 - self.drop_prob
         kept = [i for i, number in enumerate(torch.rand(len(x), device='cpu').tolist()) if number < keep_prob]

@@ -96,7 +96,7 @@ class Stem(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LN_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        # an image in this layout gives a map in this layout; otherwise the norm would copy the whole map
+        # an image of several channels in this layout gives a map in this layout; else the norm would copy the whole map
         x = self.conv1(x.permute(0, 2, 3, 1).contiguous())
         # maps at stride 2 are the largest of all, so one instead of two is kept for the backward pass
         x = norm_act(x, self.norm1, self.act) if isinstance(self.norm1, nn.LayerNorm) else self.act(x)

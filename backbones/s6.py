@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ops.scan_orders import get_order
-from .ops.selective_scan import check_implementation, choose, scan_lines, selective_scan
+from .ops.selective_scan import MOST_ORDERS, check_implementation, choose, scan_lines, selective_scan
 
 
 class S6(nn.Module):
@@ -52,11 +52,7 @@ class S6(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sequences ``(B, L, channels)`` to the same shape, in double precision for double inputs, else in single."""
-        return self.scan(x, self.x_proj(x))
-
-    def scan(self, x: Tensor, projected: Tensor) -> Tensor:
-        """Scan sequences with their projection ``x_proj(x)``, which is ``(B, L, sum(sizes))``."""
-        delta, b, c = projected.split(self.sizes, dim=-1)
+        delta, b, c = self.x_proj(x).split(self.sizes, dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)
         return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, self.implementation)
 
@@ -89,24 +85,24 @@ class MapS6(nn.ModuleList):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, H, W, channels)`` to the same shape, in double precision for double inputs, else in single."""
         height, width = x.shape[1:3]
-        if all(order.code is not None for order in self.orders):
-            if choose(x, self[0].A_log, self[0].implementation) == 'triton':
-                return self._scan_in_place(x)
-        # one projection for all orders, and each reads its part
-        projected = F.linear(x, torch.cat([s6.x_proj.weight for s6 in self])).chunk(len(self), dim=-1)
-        maps = (
-            order.restore(s6.scan(order.read(x), order.read(part)), height, width)
-            for order, s6, part in zip(self.orders, self, projected, strict=True)
-        )
+        in_place = len(self) <= MOST_ORDERS and all(order.code is not None for order in self.orders)
+        if in_place and choose(x, self[0].A_log, self[0].implementation) == 'triton':
+            return self._scan_in_place(x)
+        maps = (order.restore(s6(order.read(x)), height, width) for order, s6 in zip(self.orders, self, strict=True))
         return functools.reduce(torch.add, maps)
 
     def _scan_in_place(self, x: Tensor) -> Tensor:
-        """Scan in all orders at once, and copy nothing."""
+        """Scan in all orders at once, where the cells are, with one projection of the map.
+
+        The parameters of the S6 are used without calling their modules, so hooks on these do not run.
+        """
         (batch, height, width, channels), (rank, state, _) = x.shape, self[0].sizes
         weight = torch.stack([s6.x_proj.weight for s6 in self])
         if state % 16 == 0:  # zero rows in front, so that B and C begin at multiples of 16 values and load as vectors
             weight = F.pad(weight, (0, 0, -weight.shape[1] % 16, 0))
-        projected = F.linear(x, weight.flatten(0, 1)).view(batch, height * width, len(self), -1).permute(2, 0, 1, 3)
+        projected = (
+            F.linear(x, weight.flatten(0, 1)).view(batch, height * width, len(self), len(weight[0])).permute(2, 0, 1, 3)
+        )
         _, delta, b, c = projected.split((weight.shape[1] - sum(self[0].sizes), rank, state, state), dim=-1)
         delta = torch.bmm(delta.flatten(1, 2), torch.stack([s6.dt_proj.weight for s6 in self]).mT)
         rates, skip, bias = (

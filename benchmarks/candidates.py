@@ -17,6 +17,7 @@ from mmengine_plugin import config
 from .measuring import CUDA, DEVICE
 
 COMPILED = ', compiled'  # at the end of a candidate's name
+PLAIN = 'timm', 'ours, eager'  # candidates that run PyTorch's operators one by one
 FASTEST = 'ours, triton' if CUDA else 'ours, fused'  # of ours
 
 

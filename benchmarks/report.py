@@ -38,17 +38,18 @@ def write_report(rows: list[dict], out: Path) -> None:
         content |= dict(matrix_products_per_second=products, copied_bytes_per_second=copied)
     write_json(f'{out}.json', content | dict(rows=rows))
     with atomic_file(f'{out}.md') as temporary:
-        temporary.write_text(tables(rows))
+        when = f'{content["device"]}, {content["threads"]} threads, {content["dtype"]}, {content["date"]}'
+        temporary.write_text(f'`{content["command"]}` on {when}\n\n{tables(rows)}')
 
 
 def tables(rows: list[dict]) -> str:
     """All rows as tables in Markdown: times, host times and compiled kernels, each if there are any."""
     measured = [row for row in rows if 'seconds' in row]
-    found = [time_table(measured)] if measured else []
+    found = [f'Times and memory\n\n{time_table(measured)}'] if measured else []
     if any('host' in row for row in measured):
-        found.append(host_table(measured))
+        found.append(f"The host's time\n\n{host_table(measured)}")
     if kernels := [row for row in rows if 'registers' in row]:
-        found.append(kernel_table(kernels))
+        found.append(f'Compiled kernels\n\n{kernel_table(kernels)}')
     return '\n'.join(found)
 
 
@@ -59,7 +60,7 @@ def time_table(rows: list[dict]) -> str:
     for row in rows:
         cells = [f'{row["suite"]}, {row["what"]}', row['shape'], row['candidate'], f'{row["ratio"]:.3f}']
         cells.append(f'{row["low"]:.3f} to {row["high"]:.3f}')
-        cells += [f'{row[figure]:.2f}' if figure in row else '' for figure in figures]
+        cells += [f'{row[figure]:.3g}' if figure in row else '' for figure in figures]
         lines.append(cells)
     return markdown([*COLUMNS, *(FIGURES[figure] for figure in figures)], lines)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+
+from backbones.errors import UserError
 
 from .backbone import DROP_PATH_SHAPES, SHAPES, SWEEP, measure_backbone, measure_drop_path
 from .data_loading import measure_data_loading
@@ -36,18 +39,29 @@ def run_suites(
         rounds: How often each candidate runs; ``None`` for the number of each suite in ``ROUNDS``.
         sweep: Whether the backbone is measured at more sizes, for the plot.
         out: Path of the results, without an ending.
+
+    Raises:
+        UserError: If a suite failed. The others are measured and reported.
     """
     torch.manual_seed(0)
-    rows = []
+    rows, failed = [], []
     for suite in suites:
-        for row in measure_suite(suite, archs, shapes, rounds or ROUNDS.get(suite, 1), sweep):
-            rows.append(row)
-            write_report(rows, out)  # after each row, so that an interrupted run loses none
+        try:
+            for row in measure_suite(suite, archs, shapes, rounds or ROUNDS.get(suite, 1), sweep):
+                rows.append(row)
+                write_report(rows, out)  # after each row, so that an interrupted run loses none
+        except UserError as error:
+            failed.append(f'{suite}: {error}')
+        except Exception as error:  # such as too little memory: the other suites are measured all the same
+            traceback.print_exc()
+            failed.append(f'{suite}: {type(error).__name__}, see above')
     if backbones := [
         row for row in rows if row['suite'].startswith('backbone') and row['what'] in ('inference', 'step')
     ]:
         plot(backbones, out.with_name(f'{out.name}.png'))
     print(tables(rows))
+    if failed:
+        raise UserError('; '.join(failed))
 
 
 def measure_suite(suite: str, archs: list[str], shapes: list[str] | None, rounds: int, sweep: bool) -> Iterator[dict]:

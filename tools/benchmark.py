@@ -23,11 +23,11 @@ In each round every candidate runs once, in turn. The report has the median of t
 candidate, with their range, because absolute times say little on a machine that others share.
 
 It writes OUT.json, with all times and how they were measured, OUT.md, tables, and OUT.png, ratios over sizes. It also
-measures the rates of matrix products and of copies. `roofline` is the least time that any candidate's operators would
-need at these rates, divided by the time that the candidate took. `share of the copy rate` of a kernel is the time that
-a copy of the bytes that it must move would take, divided by the kernel's time. `GPU busy` is the share of the time in
-which the GPU computes; in the rest, it waits for the host. The second table says where the host's time goes. In the
-JSON, `profile` names the operators that take most of a step.
+measures the rates of matrix products and of copies. `roofline` is the least time that the operators of an eager model
+would need at these rates, divided by the time that the candidate took. `share of the copy rate` of a kernel is the
+time that a copy of the bytes that it must move would take, divided by the kernel's time. `GPU busy` is the share of
+the time in which the GPU computes; in the rest, it waits for the host. The second table says where the host's time
+goes. In the JSON, `profile` names the operators that take most of a step.
 
 It needs a checkout of the repository: an installed package has no benchmarks.
 """
@@ -72,6 +72,13 @@ def main() -> None:
     args = parser.parse_args()
     if 'kernels' in args.suites and not torch.cuda.is_available():
         raise UserError('--suites kernels: this suite needs CUDA, and this machine has none')
+    if args.rounds is not None and args.rounds < 1:
+        raise UserError(f'--rounds {args.rounds}: write 1 or more')
+    no_recipe = [arch for arch in args.arch if arch.endswith('_rw')]
+    if no_recipe and {'detection', 'segmentation'} & set(args.suites):
+        raise UserError(
+            f"--arch {no_recipe[0]}: timm's own sizes have no recipes for whole models; choose --suites backbone"
+        )
     for shape in args.shapes or ():
         check_shape(shape, args.suites)
     if not (ROOT / 'benchmarks').is_dir():

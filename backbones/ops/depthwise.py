@@ -25,7 +25,8 @@ def depthwise_backward(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor,
         The gradients of the input and of the weights.
     """
     if x.device.type != 'cpu' or weight.shape[-1] <= COLUMNS or x.numel() < SMALL:
-        return _convolution_backward(grad, x, weight, [True, True])
+        grad_x, grad_weight = _convolution_backward(grad, x, weight, [True, True])
+        return grad_x, torch.empty_like(weight).copy_(grad_weight)  # in the weight's layout, which DDP expects
     return _convolution_backward(grad, x, weight, [True, False])[0], _weight_gradient(grad, x, weight)
 
 

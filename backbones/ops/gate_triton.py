@@ -17,11 +17,11 @@ from torch.nn import functional as F
 # The tile of a program: 5 x 16 cells, 32 channels, two warps. A thread has 8 channels of one column, so that accesses
 # have 16 bytes in half precision, and the sums of its 5 outputs are in registers: a value that is loaded once is used
 # for up to 5 outputs. More rows need fewer loads for each output, but registers for fewer warps. Maps of 800x1280
-# images (200, 100, 50 and 25 rows, 320, 160, 80 and 40 columns) and the published widths have little or no remainder.
+# images have no remainder, except 40 columns in stage 4, and neither have most published widths.
 # The tile is not tuned at run time, so that results do not depend on a measurement.
 TILE = dict(ROWS=5, COLUMNS=16, C=32, num_warps=2)
 VECTOR = 8  # channels of a thread
-PROGRAMS = 2048  # that sum up the gradients of the convolution's parameters: about 15 for each processor of an H100
+PROGRAMS = 2048  # that sum up the gradients of the convolution's parameters: 16 for each multiprocessor of an H100
 # One compiled kernel serves all sizes: hidden and convolved channels are passed in units of MULTIPLE, which tells the
 # compiler how wide an access may be.
 SIZES = ['H', 'W', 'hidden', 'convolved', 'tiles', 'tiles_each']

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.flop_counter import register_flop_formula
 
 from ..errors import UserError
@@ -24,7 +24,7 @@ IMPLEMENTATIONS = dict(
     auto="'eager' on CUDA and 'fused' elsewhere, in each case the one with the fastest training steps measured",
     eager='the modules one by one: the reference, and the one that operations are counted on',
     fused='one operator, on any device',
-    triton="'fused' with the convolution, the gate and their gradients as Triton kernels, on CUDA",
+    triton="'fused' with the norm, the convolution, the gate and their gradients as Triton kernels, on CUDA",
 )
 
 
@@ -48,7 +48,7 @@ def implementation_for(x: Tensor, implementation: str) -> str:
     """Choose ``'eager'``, ``'fused'`` or ``'triton'`` for an input of the block."""
     implementation = implementation_on(x.device, implementation)
     # exports and counts by tracing know PyTorch's operators only; meta tensors and empty batches have nothing to save
-    if torch.jit.is_tracing() or x.device.type == 'meta' or 0 in x.shape:
+    if torch.jit.is_tracing() or torch.compiler.is_exporting() or x.device.type == 'meta' or 0 in x.shape:
         return 'eager'
     return implementation
 
@@ -79,7 +79,7 @@ def gated_cnn(
     return GatedCNN.apply(*arguments)[0] if save else _forward(*arguments)[0]
 
 
-def _implementation(triton: bool) -> ModuleType:
+def _kernels(triton: bool) -> ModuleType:
     """The module that computes the branch and its gradients."""
     if triton:
         from . import gated_cnn_triton  # Triton is installed only where CUDA may be
@@ -110,7 +110,7 @@ def _forward(
     """
     parameters = norm_weight, norm_bias, fc1_weight, fc1_bias, conv_weight, conv_bias, fc2_weight, fc2_bias
     with torch.autocast(x.device.type, enabled=False):
-        return _implementation(triton).forward(x, *parameters, eps, act, dtype, save)
+        return _kernels(triton).forward(x, *parameters, eps, act, dtype, save)
 
 
 def _backward(
@@ -131,7 +131,7 @@ def _backward(
     """Gradients of the nine input tensors of :func:`fused`, in its order and in their dtypes."""
     parameters = norm_weight, norm_bias, fc1_weight, conv_weight, conv_bias, fc2_weight
     with torch.autocast(x.device.type, enabled=False):
-        return _implementation(triton).backward(grad, x, gi, c, *parameters, eps, act)
+        return _kernels(triton).backward(grad, x, gi, c, *parameters, eps, act)
 
 
 fused = torch.library.custom_op('mambaout::gated_cnn', _forward, mutates_args=())
@@ -160,7 +160,7 @@ def _(
         return branch, x.new_empty(0, dtype=dtype), x.new_empty(0, dtype=dtype)
     rows, convolved = math.prod(x.shape[:-1]), len(conv_weight)  # numel() would fix sizes for a compiler
     if triton:
-        width = _implementation(triton).padded_width(fc2_weight.shape[1], dtype)
+        width = _kernels(triton).padded_width(fc2_weight.shape[1], dtype)
         return branch, x.new_empty(rows, 2 * width, dtype=dtype), x.new_empty(0, dtype=dtype)
     gi = x.new_empty(rows, len(fc1_weight) - convolved, dtype=dtype)
     return branch, gi, x.new_empty(*x.shape[:-1], convolved, dtype=dtype)
@@ -189,14 +189,25 @@ def _(
 
 def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
     x, norm_weight, norm_bias, fc1_weight, _, conv_weight, conv_bias, fc2_weight, _, eps, act, _, triton, _ = inputs
-    ctx.rest = eps, act, triton
+    ctx.settings = eps, act, triton
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # the saved outputs would get gradients of zeros, which are as large
     ctx.save_for_backward(x, *output[1:], norm_weight, norm_bias, fc1_weight, conv_weight, conv_bias, fc2_weight)
 
 
-def _compiled_backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-    return *fused_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.rest), None, None, None, None, None
+def _gradients(
+    function: Callable, ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """The gradients by ``function``, and ``None`` for the five arguments that are not tensors."""
+    if grad is None:  # a later function has no gradient
+        return (None,) * 14
+    return *function(grad.contiguous(), *ctx.saved_tensors, *ctx.settings), None, None, None, None, None
+
+
+def _compiled_backward(
+    ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, *_: Tensor
+) -> tuple[Tensor | None, ...]:
+    return _gradients(fused_backward, ctx, grad)
 
 
 fused.register_autograd(_compiled_backward, setup_context=_setup_context)
@@ -213,10 +224,27 @@ class GatedCNN(torch.autograd.Function):
     setup_context = staticmethod(_setup_context)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """Compute what :func:`fused_backward` computes; ``None`` for the arguments that are not tensors."""
-        return *_backward(grad.contiguous(), *ctx.saved_tensors, *ctx.rest), None, None, None, None, None
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, grad: Tensor | None, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        """Compute what :func:`fused_backward` computes."""
+        return _gradients(_Gradients.apply if torch.is_grad_enabled() else _backward, ctx, grad)
+
+
+class _Gradients(torch.autograd.Function):
+    """The gradients, which refuse to be differentiated; without it, second derivatives would silently be zero."""
+
+    @staticmethod
+    def forward(*inputs: object) -> tuple[Tensor, ...]:
+        return _backward(*inputs)
+
+    @staticmethod
+    def setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> None:
+        raise RuntimeError("the gated CNN operator has no second derivatives; gated_cnn='eager' has them")
 
 
 @register_flop_formula(torch.ops.mambaout.gated_cnn)

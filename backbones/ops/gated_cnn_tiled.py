@@ -14,8 +14,9 @@ from .depthwise import depthwise_backward
 
 ACTS = dict(GELU=torch.ops.aten.gelu.out, SiLU=torch.ops.aten.silu.out)
 ACTS_BACKWARD = dict(GELU=torch.ops.aten.gelu_backward.grad_input, SiLU=torch.ops.aten.silu_backward.grad_input)
+ONEDNN = getattr(torch.ops.mkldnn, LINEAR_AND_ACT, None)
 ONEDNN_ACTS = dict(GELU=('gelu', [], 'none'), SiLU=('swish', [], ''))
-CACHE_BYTES = 2**22  # of fc1's output, which then stays in a CPU's cache until it is used
+CACHE_BYTES = 2**22  # of a part of a map, such as fc1's output, that stays in a CPU's cache until it is used
 
 
 def forward(
@@ -42,7 +43,7 @@ def forward(
     convolved = len(conv_bias)
     weight, bias = fc1_weight[:-convolved], fc1_bias[:-convolved]
     c = F.linear(rows, fc1_weight[-convolved:], fc1_bias[-convolved:]).view(*x.shape[:-1], convolved)
-    u, tiles = _convolve(c, conv_weight, conv_bias), _tiles(c)
+    u, tiles = _convolve(c, conv_weight, conv_bias), tiles_of(rows, len(fc1_weight))
     branch, size = torch.empty_like(rows), len(rows[tiles[0]])
     gi = rows.new_empty(len(rows) if save else 0, len(bias))
     hidden = fc2_weight.shape[1]
@@ -76,13 +77,8 @@ def backward(
     act: str,
 ) -> tuple[Tensor, ...]:
     """Gradients of ``x`` and of the eight parameters, in their order and dtypes."""
-    dtypes = (
-        x.dtype,
-        *[norm_weight.dtype] * 2,
-        *[fc1_weight.dtype] * 2,
-        *[conv_weight.dtype] * 2,
-        *[fc2_weight.dtype] * 2,
-    )
+    parameters = norm_weight, norm_bias, fc1_weight, fc1_weight, conv_weight, conv_bias, fc2_weight, fc2_weight
+    dtypes = [tensor.dtype for tensor in (x, *parameters)]
     fc1_weight, conv_weight, conv_bias, fc2_weight = (
         p.to(gi.dtype) for p in (fc1_weight, conv_weight, conv_bias, fc2_weight)
     )
@@ -93,7 +89,7 @@ def backward(
     u = _convolve(c, conv_weight, conv_bias)
     wide = dict(dtype=torch.promote_types(gi.dtype, torch.float))  # sums over all cells need single precision
     grad_rows, grad_u, grad_fc1, grad_fc1_bias, grad_fc2 = _tiles_backward(
-        grad, rows, gi, u, _tiles(c), fc1_weight, fc2_weight, act, wide
+        grad, rows, gi, u, fc1_weight, fc2_weight, act, wide
     )
     grad_conv_bias = grad_u.sum(0, **wide)
     grad_c, grad_conv = depthwise_backward(grad_u.view(c.shape), c, conv_weight)
@@ -113,14 +109,14 @@ def _tiles_backward(
     rows: Tensor,
     gi: Tensor,
     u: Tensor,
-    tiles: list[slice],
     fc1_weight: Tensor,
     fc2_weight: Tensor,
     act: str,
     wide: dict[str, torch.dtype],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of ``rows``, ``u``, and the parameters of ``fc1`` and ``fc2``; the part of ``c`` is still missing."""
-    convolved, size, hidden = u.shape[1], len(rows[tiles[0]]), fc2_weight.shape[1]
+    tiles, convolved, hidden = tiles_of(rows, len(fc1_weight)), u.shape[1], fc2_weight.shape[1]
+    size = len(rows[tiles[0]])
     grad_fc1, grad_fc2 = torch.zeros_like(fc1_weight, **wide), torch.zeros_like(fc2_weight, **wide)
     grad_fc1_bias = rows.new_zeros(len(fc1_weight), **wide)
     grad_rows, grad_u = torch.empty_like(rows), torch.empty_like(u)
@@ -142,13 +138,12 @@ def _tiles_backward(
     return grad_rows, grad_u, grad_fc1, grad_fc1_bias, grad_fc2
 
 
-def _tiles(c: Tensor) -> list[slice]:
-    """The rows, one per cell, that are processed in turn."""
-    count = c.shape[:-1].numel()
-    if c.device.type != 'cpu':
+def tiles_of(rows: Tensor, width: int) -> list[slice]:
+    """Divide rows into equal parts; on a CPU, ``width`` values for each row of a part fit into its cache."""
+    count = len(rows)
+    if rows.device.type != 'cpu' or not count:
         return [slice(count)]
-    tiles = math.ceil(count * c.element_size() * 6 * c.shape[-1] / CACHE_BYTES)
-    size = math.ceil(count / tiles)  # tiles of equal size
+    size = math.ceil(count / math.ceil(count * width * rows.element_size() / CACHE_BYTES))
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
@@ -166,15 +161,15 @@ def _split(gi: Tensor, convolved: int) -> tuple[Tensor, Tensor]:
 
 def _linear_and_act(x: Tensor, weight: Tensor, bias: Tensor, act: str) -> Tensor:
     """Compute a linear layer and its activation, in one pass over the result where oneDNN can."""
-    if x.device.type == 'cpu' and x.dtype == torch.float and torch.backends.mkldnn.is_available():
-        return getattr(torch.ops.mkldnn, LINEAR_AND_ACT)(x, weight, bias, *ONEDNN_ACTS[act])
+    if ONEDNN and x.device.type == 'cpu' and x.dtype == torch.float and torch.backends.mkldnn.enabled:
+        return ONEDNN(x, weight, bias, *ONEDNN_ACTS[act])
     value = F.linear(x, weight, bias)
     return ACTS[act](value, out=value)
 
 
-if torch.backends.mkldnn.is_available():
+if ONEDNN:
 
-    @register_flop_formula(getattr(torch.ops.mkldnn, LINEAR_AND_ACT))
+    @register_flop_formula(ONEDNN)
     def _(x: tuple, weight: tuple, *_: object, **__: object) -> int:
         return 2 * math.prod(x) * weight[0]
 

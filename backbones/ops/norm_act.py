@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .gated_cnn_tiled import tiles_of
+
 ACTS = dict(GELU=F.gelu, SiLU=F.silu)
 ACTS_BACKWARD = dict(GELU=torch.ops.aten.gelu_backward, SiLU=torch.ops.aten.silu_backward)
-CACHE_BYTES = 2**22  # of each part of the map, which then stays in a CPU's cache between norm and activation
 
 
 def norm_act(x: Tensor, norm: nn.LayerNorm, act: nn.Module) -> Tensor:
@@ -29,20 +30,16 @@ def norm_act(x: Tensor, norm: nn.LayerNorm, act: nn.Module) -> Tensor:
     # compilers choose by themselves what to compute again, and traces know PyTorch's operators only
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return act(norm(x))
-    return _NormAct.apply(x, norm.weight, norm.bias, norm.eps, type(act).__name__)
-
-
-def _tiles(rows: Tensor) -> list[slice]:
-    """Slices of rows that are processed in turn, so that they stay in a CPU's cache."""
-    size = CACHE_BYTES // (rows.shape[1] * rows.element_size()) if rows.device.type == 'cpu' else len(rows)
-    return [slice(start, start + size) for start in range(0, len(rows), max(size, 1))]
+    arguments = x, norm.weight, norm.bias, norm.eps, type(act).__name__
+    save = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in arguments[:3])
+    return _NormAct.apply(*arguments) if save else _NormAct.forward(*arguments)
 
 
 class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, act: str) -> Tensor:
         rows, out = x.flatten(0, -2), x.new_empty(x.shape)
-        for tile in _tiles(rows):
+        for tile in tiles_of(rows, rows.shape[1]):
             normed = F.layer_norm(rows[tile].to(weight.dtype), weight.shape, weight, bias, eps)
             out.view(rows.shape)[tile] = ACTS[act](normed)
         return out
@@ -57,7 +54,7 @@ class _NormAct(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         rows, grad_rows, grad_x = x.flatten(0, -2), grad.flatten(0, -2), x.new_empty(x.shape)
         grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        for tile in _tiles(rows):
+        for tile in tiles_of(rows, rows.shape[1]):
             wide = rows[tile].to(weight.dtype)
             normed, mean, rstd = torch.native_layer_norm(wide, weight.shape, weight, bias, ctx.eps)
             grad_normed = ACTS_BACKWARD[ctx.act](grad_rows[tile].to(weight.dtype), normed)

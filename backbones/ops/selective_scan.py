@@ -36,6 +36,7 @@ IMPLEMENTATIONS = dict(
     triton="'chunked' as Triton kernels, on CUDA",
 )
 TRITON_INSTALLED = find_spec('triton') is not None
+MOST_ORDERS = 31  # that one launch scans: the code of each has two bits of an integer of 64
 LOG2E = 1 / math.log(2)  # exp2 is several times as fast as exp
 
 
@@ -107,7 +108,7 @@ def scan_lines(
         D: Weights of the skip connection, ``(K, D)``.
         delta_bias: Bias of the step sizes, ``(K, D)``.
         width: Cells in a row of a map.
-        orders: ``K`` orders that have a :attr:`~.scan_orders.Order.code`.
+        orders: ``K`` orders that have a :attr:`~.scan_orders.Order.code`, at most ``MOST_ORDERS``.
 
     Returns:
         The output of each order at each cell, ``(K, batch, L, D)`` in single precision.
@@ -120,7 +121,8 @@ def scan_lines(
 def choose(u: Tensor, A: Tensor, implementation: str) -> str:
     """The implementation that computes a scan: never ``'auto'``, and ``'chunked'`` where no Triton kernel does.
 
-    Triton's kernels compute in single precision, and count the values of a sequence in 32 bits.
+    Triton's kernels compute in single precision, and count the values of a sequence in 32 bits, with room for rows that
+    are several times as wide as the channels. They are made for up to 16 states; with more, registers spill to memory.
 
     Raises:
         UserError: If the implementation is unknown or does not run on the device.
@@ -133,9 +135,9 @@ def choose(u: Tensor, A: Tensor, implementation: str) -> str:
         )
     if implementation == 'auto':
         implementation = 'triton' if u.device.type == 'cuda' and TRITON_INSTALLED else 'chunked'
-    if implementation == 'triton' and (
-        u.dtype == torch.double or math.prod(u.shape[1:]) * math.ceil(A.shape[-1] / 16) >= 2**31
-    ):
+    length, channels = math.prod(u.shape[1:-1]), u.shape[-1]
+    widest = 4 * max(channels, 128) * math.ceil(A.shape[-1] / 16)
+    if implementation == 'triton' and (u.dtype == torch.double or length * widest >= 2**31):
         implementation = 'chunked'
     return implementation
 

@@ -99,3 +99,23 @@ def test_parameters_have_the_names_of_separate_s6():
     names = 'A_log', 'D', 'x_proj.weight', 'dt_proj.weight', 'dt_proj.bias'
     assert list(module.state_dict()) == [f'{i}.{name}' for i in range(2) for name in names]
     assert module.state_dict()['1.x_proj.weight'].shape == (1 + 2 + 2, 6)
+
+
+@pytest.mark.parametrize('implementation', ['chunked', 'triton'])
+def test_an_empty_batch_gives_zero_gradients(implementation):
+    """Drop path computes a branch without samples where no sample keeps it."""
+    module = MapS6(4, ('rows', 'columns_reversed'), 2, implementation=implementation).to(DEVICE)
+    y = module(torch.randn(0, 3, 2, 4, device=DEVICE))
+    y.sum().backward()
+    assert y.shape == (0, 3, 2, 4)
+    assert all(parameter.grad.eq(0).all() for parameter in module.parameters())
+
+
+def test_more_orders_than_one_launch_takes_are_scanned_one_by_one():
+    torch.manual_seed(0)
+    orders = [f'{name}{direction}' for name in ('rows', 'columns') for direction in ('', '_reversed')] * 8
+    module, x = MapS6(3, orders, 1, implementation='triton').to(DEVICE), torch.randn(1, 2, 2, 3, device=DEVICE)
+    y = module(x)
+    for s6 in module:
+        s6.implementation = 'reference'
+    torch.testing.assert_close(y, module(x))

@@ -110,6 +110,18 @@ def test_a_wrong_size_is_refused(tool, tmp_path):
     assert done.returncode == 1 and 'error: --shapes 800x1280: write three numbers' in done.stdout
     done = tool('benchmark.py', tmp_path / 'report', '--suites', 'segmentation', '--shapes', '1x512x512')
     assert done.returncode == 1 and 'UperNet trains on 2 images or more' in done.stdout
+    done = tool('benchmark.py', tmp_path / 'report', '--rounds', 0)
+    assert done.returncode == 1 and 'error: --rounds 0: write 1 or more' in done.stdout
+    done = tool('benchmark.py', tmp_path / 'report', '--suites', 'detection', '--arch', 'tiny', 'small_rw')
+    assert done.returncode == 1 and "error: --arch small_rw: timm's own sizes have no recipes" in done.stdout
+
+
+def test_a_suite_that_fails_does_not_stop_the_others(tool, tmp_path):
+    out = tmp_path / 'report'
+    arguments = '--suites', 'input', 'backbone', '--arch', 'femto', '--shapes', '1x64x64', '--rounds', 1
+    done = tool('benchmark.py', out, *arguments, cwd=tmp_path)  # there are no images
+    assert done.returncode == 1 and 'error: input: ' in done.stdout, done.stdout[-3000:]
+    assert {row['suite'] for row in json.loads(out.with_suffix('.json').read_text())['rows']} == {'backbone femto'}
 
 
 def test_the_suite_of_kernels_needs_cuda(tool, tmp_path):

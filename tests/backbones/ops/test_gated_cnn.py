@@ -132,6 +132,56 @@ def test_the_norm_gets_tensors_of_one_dtype_when_the_input_is_in_half_precision(
     assert seen == [{torch.float}, {torch.float}] and x.grad.dtype == torch.bfloat16
 
 
+class NoGradient(torch.autograd.Function):
+    """The identity, with no gradient."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize('implementation', ['eager', 'fused'])
+def test_a_later_function_may_have_no_gradient(implementation):
+    (block,) = blocks({}, 8, implementation)
+    x = torch.randn(1, 3, 3, 8, device=DEVICE, requires_grad=True)
+    (NoGradient.apply(block(x)).sum() + x.sum()).backward()
+    assert torch.equal(x.grad, torch.ones_like(x)) and block.fc1.weight.grad is None
+
+
+def test_second_derivatives_are_refused_by_the_operator_and_computed_by_the_eager_block():
+    for implementation in ('eager', 'fused'):
+        (block,) = blocks({}, 8, implementation)
+        x = torch.randn(1, 3, 3, 8, device=DEVICE, requires_grad=True)
+        (gradient,) = torch.autograd.grad(block(x).sum(), x, create_graph=True)
+        if implementation == 'fused':
+            with pytest.raises(RuntimeError, match="no second derivatives; gated_cnn='eager' has them"):
+                gradient.square().sum().backward()
+        else:
+            gradient.square().sum().backward()
+            assert block.fc1.weight.grad.abs().sum() > 0
+
+
+def test_gradients_by_torch_func_equal_the_eager_blocks():
+    reference, fused = blocks({}, 8, 'eager', 'fused')
+    x = torch.randn(1, 3, 3, 8, device=DEVICE)
+    expected, ours = (
+        torch.func.grad(lambda x, block=block: block(x).square().sum())(x) for block in (reference, fused)
+    )
+    torch.testing.assert_close(ours, expected)
+
+
+def test_an_exported_model_has_pytorchs_operators_only():
+    (block,) = blocks({}, 8, 'fused')
+    x = torch.randn(1, 3, 3, 8, device=DEVICE)
+    program = torch.export.export(block.eval(), (x,))
+    assert not any('mambaout' in str(node.target) for node in program.graph.nodes)
+    torch.testing.assert_close(program.module()(x), block(x))
+
+
 def test_a_frozen_block_saves_nothing_for_the_backward_pass():
     (block,) = blocks({}, 8, 'fused')
     block.requires_grad_(False)

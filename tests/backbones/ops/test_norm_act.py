@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from backbones.ops import norm_act as module
+from backbones.ops import gated_cnn_tiled as module
 from backbones.ops.norm_act import norm_act
 from tests.backbones.conftest import distance, noisy
 
