@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmengine.config import Config
+from torch import distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from backbones.errors import UserError, did_you_mean
@@ -32,6 +33,8 @@ def run(main: Callable[[], None]) -> None:
     use_utf8()
     try:
         main()
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()  # else its threads may abort a process that has done all its work
     except UserError as error:
         # an error in a data loader's worker comes here with the text of its traceback before the message
         sys.exit(f'error: {str(error).rpartition("errors.UserError: ")[2].rstrip()}')
