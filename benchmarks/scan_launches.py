@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from backbones.ops import selective_scan_adjoint_triton, selective_scan_triton
-from backbones.ops.selective_scan import _chunks
+from backbones.ops.selective_scan import chunks_and_steps
 
 BATCH = 2  # images of 800x1280 pixels
 ORDERS = 0b11_10_01_00  # rows, columns, and both reversed
@@ -24,7 +24,7 @@ def launches() -> Iterator[tuple[str, Callable[[], None]]]:
     """Names such as ``'scan 192x16, forward'``, and functions that launch a pass's kernels with meta tensors."""
     for channels, dim, states, height, width in SIZES:
         inputs = _inputs(channels, math.ceil(dim / 16), states, height * width)
-        chunks, steps = _chunks(height * width)
+        chunks, steps = chunks_and_steps(height * width)
         options = dict(steps=steps, width=width, orders=ORDERS)
         forward = partial(selective_scan_triton.scan, *inputs, chunks=chunks, **options)
         yield f'scan {channels}x{states}, forward', forward

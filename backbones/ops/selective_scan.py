@@ -172,7 +172,7 @@ def _positions(tensor: Tensor) -> Iterator[Tensor]:
     return (position for segment in tensor.split(256, 1) for position in segment.unbind(1))
 
 
-def _chunks(length: int) -> tuple[int, int]:
+def chunks_and_steps(length: int) -> tuple[int, int]:
     """Number of chunks of a sequence, and number of positions in each; the last chunk may have fewer."""
     steps = torch.sym_int(torch.sym_sqrt(length - 1)) + 1
     return -(-length // steps), steps
@@ -197,7 +197,7 @@ def scan(
     With ``triton``, all tensors may have ``K`` scan orders as their first dimension: ``orders`` has two bits for the
     code of each one, and ``width`` is the number of cells in a row of the maps.
     """
-    inputs, (chunks, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[-2])
+    inputs, (chunks, steps) = (u, delta, A, B, C, D, delta_bias), chunks_and_steps(u.shape[-2])
     with torch.autocast(u.device.type, enabled=False):
         if triton:
             from . import selective_scan_triton as kernels  # Triton is installed only where CUDA may be
@@ -227,7 +227,7 @@ def scan_backward(
     orders: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the seven input tensors of :func:`scan`, in its order."""
-    inputs, (_, steps) = (u, delta, A, B, C, D, delta_bias), _chunks(u.shape[-2])
+    inputs, (_, steps) = (u, delta, A, B, C, D, delta_bias), chunks_and_steps(u.shape[-2])
     with torch.autocast(u.device.type, enabled=False):
         if triton:
             from . import selective_scan_adjoint_triton as kernels
@@ -260,7 +260,7 @@ def _(
     *_: int,
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(u.dtype, torch.float)
-    states = *u.shape[:-2], _chunks(u.shape[-2])[0], *A.shape[:-3:-1]
+    states = *u.shape[:-2], chunks_and_steps(u.shape[-2])[0], *A.shape[:-3:-1]
     return u.new_empty(u.shape, dtype=dtype), u.new_empty(states if save else 0, dtype=dtype)
 
 

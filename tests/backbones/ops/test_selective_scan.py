@@ -201,7 +201,7 @@ def test_empty_batches_and_meta_tensors_work(implementation):
 
 def test_the_number_of_chunks_and_their_length_are_about_the_square_root_of_the_sequences():
     for length in range(1, 2000):
-        chunks, steps = module._chunks(length)
+        chunks, steps = module.chunks_and_steps(length)
         assert (chunks - 1) * steps < length <= chunks * steps
         assert max(chunks, steps) <= math.isqrt(length - 1) + 1
 
