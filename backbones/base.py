@@ -88,6 +88,24 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:
     return x
 
 
+class RMSNorm(nn.LayerNorm):
+    """Division of each cell's channels by their root mean square (arXiv 1910.07467), times a learned weight.
+
+    It is a LayerNorm without mean and bias. Optimizers therefore exempt its weight from decay as they do for any norm.
+
+    Args:
+        dim: Channels.
+        eps: Epsilon, added to the mean square.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-5) -> None:
+        super().__init__(dim, eps, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):  # like LayerNorm: fp32 sums and an fp32 result
+            return F.rms_norm(x.to(self.weight.dtype), self.normalized_shape, self.weight, self.eps)
+
+
 class NHWCConv(nn.Conv2d):
     """A convolution from ``(B, H, W, C)`` to ``(B, H', W', C')``."""
 
@@ -134,6 +152,9 @@ class Backbone(BaseModule):
     parameters with it in their names or none of them."""
     out_norm_eps = LN_EPS
     """Epsilon of the output LayerNorms."""
+    norm_eval = True
+    """Whether batch norms use their pretrained statistics in training, too, as in mmdet's ResNets. A detector trains with
+    a few images on each GPU, too few for statistics of a batch."""
 
     def __init__(
         self, num_stages: int, out_indices: Sequence[int], frozen_stages: int, init_cfg: dict | list[dict] | None
@@ -228,12 +249,19 @@ class Backbone(BaseModule):
         self.is_init = True
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the training mode; frozen stages stay in evaluation mode, that is, without drop path."""
+        """Set the training mode; frozen stages stay in evaluation mode, that is, without drop path.
+
+        So do all batch norms if :attr:`norm_eval` is set.
+        """
         super().train(mode)
         self._freeze()
         return self
 
     def _freeze(self) -> None:
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.SyncBatchNorm):
+                    module.eval()
         names = {parameter: name for name, parameter in self.named_parameters()}
         for stage in self.stem_and_stages[: self.frozen_stages + 1]:
             for member in stage:
@@ -346,7 +374,7 @@ def rescaling(dim: int, patch_size: int, stride: int) -> nn.Module:
 
 
 class IsotropicBackbone(Backbone):
-    """Patches, learned positions and blocks of one width; maps are rescaled to strides 4, 8, 16 and 32.
+    """Patches, learned positions and blocks of one width; maps are rescaled to their strides.
 
     A stage is a quarter of the blocks, and the output of its last block is rescaled to the stride of the stage. For 12
     blocks these are the 3rd, 6th, 9th and 12th, as in mmseg's UperNet with ViT; for 24 and 36 blocks they are the
@@ -366,9 +394,10 @@ class IsotropicBackbone(Backbone):
         frozen_stages: -1 trains everything, 0 freezes patch embedding and positions, k also the first k stages.
         with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing).
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights; ``None`` leaves them random.
+        strides: Strides of the four stages' maps, in pixels, each one of 4, 8, 16 and 32.
 
     Raises:
-        UserError: If there are fewer than 4 blocks, or if the patch size is not one of the strides.
+        UserError: If there are fewer than 4 blocks, or if the patch size or a stride is not 4, 8, 16 or 32.
     """
 
     allowed_missing_keys = ('out_norms.', 'rescale.')
@@ -385,9 +414,15 @@ class IsotropicBackbone(Backbone):
         frozen_stages: int = -1,
         with_cp: bool = False,
         init_cfg: dict | list[dict] | None = None,
+        strides: Sequence[int] = STRIDES,
     ) -> None:
         super().__init__(len(STRIDES), out_indices, frozen_stages, init_cfg)
         name = type(self).__name__
+        if not isinstance(strides, Sequence) or len(strides) != len(STRIDES) or not set(strides) <= set(STRIDES):
+            raise UserError(
+                f'{name}: strides={strides} must be {len(STRIDES)} numbers, each one of {", ".join(map(str, STRIDES))}'
+            )
+        self.strides = tuple(strides)
         if len(blocks) < len(STRIDES):
             raise UserError(f'{name}: depth={len(blocks)} must be at least {len(STRIDES)}, one block for each stage')
         if patch_size not in STRIDES:
@@ -397,7 +432,7 @@ class IsotropicBackbone(Backbone):
         self.patch_embed = patch_embed
         self.pos_embed = nn.Parameter(trunc_normal_(torch.empty(1, grid * grid, dim), std=0.02))
         self.blocks = nn.ModuleList(blocks[: self._first_block(self.out_indices[-1] + 1)])
-        self.rescale = nn.ModuleDict({str(i): rescaling(dim, patch_size, STRIDES[i]) for i in self.out_indices})
+        self.rescale = nn.ModuleDict({str(i): rescaling(dim, patch_size, strides[i]) for i in self.out_indices})
         self.out_norms = self._build_out_norms([dim] * len(STRIDES), out_norm)
         self._freeze()
 
@@ -446,7 +481,7 @@ class IsotropicBackbone(Backbone):
 
         Returns:
             For each ``i`` in ``out_indices`` a contiguous map ``(B, dim, ceil(H / s), ceil(W / s))``, at stride
-            ``s = 4 * 2**i``.
+            ``s = strides[i]``.
         """
         height, width = x.shape[-2:]
         x = self.patch_embed(x)
@@ -457,6 +492,6 @@ class IsotropicBackbone(Backbone):
             x = run_blocks(blocks, x, self.with_cp)
             if i in self.out_indices:
                 cells = self.rescale[str(i)](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-                rows, columns = -(-height // STRIDES[i]), -(-width // STRIDES[i])  # drops padding beyond the image
+                rows, columns = (-(-size // self.strides[i]) for size in (height, width))  # without padding
                 maps.append(self._feature_map(i, cells)[:, :, :rows, :columns].contiguous())
         return tuple(maps)

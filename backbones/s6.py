@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from timm.layers import trunc_normal_
@@ -57,6 +57,33 @@ class S6(nn.Module):
         return selective_scan(x, delta, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, self.implementation)
 
 
+class CausalConvS6(S6):
+    """Mamba's mixer without projections and gate (arXiv 2312.00752, Figure 3): ``s6(silu(conv(x)))``.
+
+    The convolution is depthwise and causal: a position sees itself and the 3 positions before it.
+
+    Args:
+        channels: Channels of the sequences ``(B, L, channels)``.
+        state: Size ``N`` of the state of each channel.
+        rank: Width of the bottleneck before the step sizes; ``None`` for a sixteenth of the channels, rounded up.
+        implementation: Implementation of the scan, a key of :data:`backbones.ops.selective_scan.IMPLEMENTATIONS`.
+
+    Raises:
+        UserError: If the implementation is unknown.
+    """
+
+    def __init__(self, channels: int, state: int = 16, rank: int | None = None, implementation: str = 'auto') -> None:
+        super().__init__(channels, state, rank, implementation)
+        self.conv = nn.Conv1d(channels, channels, 4, groups=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sequences ``(B, L, channels)`` to the same shape, in double precision for double inputs, else in single."""
+        padded = F.pad(x, (0, 0, self.conv.kernel_size[0] - 1, 0)).mT
+        # as a convolution of maps of one row, it reads this layout, with adjacent channels, without a copy
+        y = F.conv2d(padded[:, :, None], self.conv.weight[:, :, None], self.conv.bias, groups=len(self.conv.weight))
+        return super().forward(F.silu(y[:, :, 0].mT))
+
+
 class MapS6(nn.ModuleList):
     """Several S6, each reading a map in its own scan order; their outputs are summed.
 
@@ -84,12 +111,16 @@ class MapS6(nn.ModuleList):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, H, W, channels)`` to the same shape, in double precision for double inputs, else in single."""
-        height, width = x.shape[1:3]
         in_place = len(self) <= MOST_ORDERS and all(order.code is not None for order in self.orders)
         if in_place and choose(x, self[0].A_log, self[0].implementation) == 'triton':
             return self._scan_in_place(x)
-        maps = (order.restore(s6(order.read(x)), height, width) for order, s6 in zip(self.orders, self, strict=True))
-        return functools.reduce(torch.add, maps)
+        return functools.reduce(torch.add, self.scans(x))
+
+    def scans(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield what is summed: the output of each S6, as a map like ``x``."""
+        height, width = x.shape[1:3]
+        for order, s6 in zip(self.orders, self, strict=True):
+            yield order.restore(s6(order.read(x)), height, width)
 
     def _scan_in_place(self, x: Tensor) -> Tensor:
         """Scan in all orders at once, where the cells are, with one projection of the map.

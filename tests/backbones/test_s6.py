@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from backbones import UserError
-from backbones.s6 import S6, MapS6
+from backbones.s6 import S6, CausalConvS6, MapS6
 from backbones.vmamba import ORDERS as VMAMBAS_ORDERS
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
@@ -46,6 +46,25 @@ def test_s6_equals_its_recurrence(state, rank):
     assert all(p.grad.any() for p in module.parameters())
 
 
+def test_a_causal_convolution_and_silu_come_before_the_recurrence():
+    torch.manual_seed(0)
+    module, x = CausalConvS6(6, 2).double(), torch.randn(2, 9, 6).double()
+    conv, expected = module.conv, []
+    for sequence in x:
+        padded = torch.cat((torch.zeros(3, 6).double(), sequence))
+        steps = [(padded[t : t + 4].T * conv.weight[:, 0]).sum(1) + conv.bias for t in range(9)]
+        expected.append(by_hand(module, F.silu(torch.stack(steps))))
+    torch.testing.assert_close(module(x), torch.stack(expected))
+
+
+def test_a_position_sees_earlier_positions_only():
+    torch.manual_seed(0)
+    module, x = CausalConvS6(6, 2), torch.randn(1, 9, 6)
+    other = x.clone()
+    other[:, 4] += 1
+    assert (module(x) != module(other)).any(-1).flatten().tolist() == [False] * 4 + [True] * 5
+
+
 def test_weights_are_initialised_as_in_mamba():
     torch.manual_seed(0)
     module = S6(1000, 16)
@@ -65,6 +84,14 @@ def test_the_outputs_of_all_scan_orders_are_summed():
     torch.testing.assert_close(module(x)[0], rows + columns)
     with pytest.raises(UserError, match="unknown scan order 'cols'"):
         MapS6(6, ('rows', 'cols'))
+
+
+def test_the_outputs_of_scan_orders_are_given_one_by_one():
+    module, x = MapS6(6, ('rows', 'windows2'), state=2), torch.randn(1, 3, 5, 6)
+    rows, windows = module.scans(x)
+    torch.testing.assert_close(module(x), rows + windows)
+    torch.testing.assert_close(rows, module[0](x.flatten(1, 2)).view(x.shape))
+    assert not torch.allclose(rows, windows)
 
 
 def results(module: MapS6, x: Tensor) -> dict[str, Tensor]:
