@@ -153,8 +153,8 @@ class Backbone(BaseModule):
     out_norm_eps = LN_EPS
     """Epsilon of the output LayerNorms."""
     norm_eval = True
-    """Whether batch norms use their pretrained statistics in training, too, as in mmdet's ResNets. A detector trains with
-    a few images on each GPU, too few for statistics of a batch."""
+    """Whether batch norms use their pretrained statistics in training, too, as those of mmdet's ResNets do: a detector
+    trains with a few images on each GPU, too few for statistics of a batch."""
 
     def __init__(
         self, num_stages: int, out_indices: Sequence[int], frozen_stages: int, init_cfg: dict | list[dict] | None
@@ -401,6 +401,8 @@ class IsotropicBackbone(Backbone):
     """
 
     allowed_missing_keys = ('out_norms.', 'rescale.')
+    antialias = True
+    """Whether positions are interpolated with PyTorch's ``antialias``, as timm does. It changes enlarged grids, too."""
 
     def __init__(
         self,
@@ -459,19 +461,27 @@ class IsotropicBackbone(Backbone):
         blocks = (f'blocks.{i}.' for i in range(len(self.blocks), self.depth))
         return (*super().allowed_unexpected_keys, *rescale, *blocks)
 
+    def _interpolation(self, size: int) -> Tensor:
+        """Matrix ``(size, grid)`` that interpolates one axis of the grid of positions, in their dtype."""
+        grid = math.isqrt(self.pos_embed.shape[1])
+        identity = torch.eye(grid, dtype=self.pos_embed.dtype, device=self.pos_embed.device)[None, None]
+        return F.interpolate(identity, (size, grid), mode='bicubic', antialias=self.antialias)[0, 0]
+
     def _positions(self, height: int, width: int) -> Tensor:
-        """Learned positions ``(height, width, dim)``, interpolated like timm's, in fp32 even under autocast.
+        """Learned positions ``(height, width, dim)``, interpolated in fp32 even under autocast.
 
         The interpolation is a product with one matrix per axis. PyTorch's bicubic interpolation has a gradient that
         does not compile for symbolic sizes and differs between runs on CUDA.
         """
-        grid = math.isqrt(self.pos_embed.shape[1])
         with torch.autocast(self.pos_embed.device.type, enabled=False):
-            identity = torch.eye(grid, dtype=self.pos_embed.dtype, device=self.pos_embed.device)[None, None]
-            rows, columns = (
-                F.interpolate(identity, (size, grid), mode='bicubic', antialias=True)[0, 0] for size in (height, width)
-            )
+            rows, columns = self._interpolation(height), self._interpolation(width)
+            grid = rows.shape[1]
             return columns @ (rows @ self.pos_embed.view(grid, -1)).view(height, grid, -1)
+
+    def _run_stage(self, blocks: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the blocks of a stage. Return the cells for the next stage, and those that the stage's map shows."""
+        x = run_blocks(blocks, x, self.with_cp)
+        return x, x
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the feature maps of images.
@@ -489,9 +499,9 @@ class IsotropicBackbone(Backbone):
         _, *stages = self.stem_and_stages
         maps = []
         for i, blocks in enumerate(stages):
-            x = run_blocks(blocks, x, self.with_cp)
+            x, cells = self._run_stage(blocks, x)
             if i in self.out_indices:
-                cells = self.rescale[str(i)](x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+                cells = self.rescale[str(i)](cells.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
                 rows, columns = (-(-size // self.strides[i]) for size in (height, width))  # without padding
                 maps.append(self._feature_map(i, cells)[:, :, :rows, :columns].contiguous())
         return tuple(maps)

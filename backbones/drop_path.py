@@ -19,18 +19,21 @@ class DropPath(nn.Module):
 
     Args:
         drop_prob: Probability that a sample drops the branch, from 0 to below 1.
+        whole_batch: Whether the branch is computed for all samples, as it must be if it reads statistics of the batch.
     """
 
-    def __init__(self, drop_prob: float) -> None:
+    def __init__(self, drop_prob: float, whole_batch: bool = False) -> None:
         super().__init__()
         self.drop_prob = drop_prob
+        self.whole_batch = whole_batch
 
     def forward(self, x: Tensor, branch: Callable[[Tensor], Tensor]) -> Tensor:
         """Add a branch to its input.
 
         Args:
             x: Samples ``(B, ...)``.
-            branch: Maps any number of samples, 0 included, to the same shape, each independently of the others.
+            branch: Maps any number of samples, 0 included, to the same shape, each independently of the others unless
+                ``whole_batch`` is set.
 
         Returns:
             The sums, ``(B, ...)``.
@@ -38,7 +41,7 @@ class DropPath(nn.Module):
         if self.drop_prob == 0 or not self.training:
             return x + branch(x)
         captured = x.is_cuda and torch.cuda.is_current_stream_capturing()
-        if captured or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if self.whole_batch or captured or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return x + drop_path(branch(x), self.drop_prob, training=True)
         keep_prob = 1 - self.drop_prob
         kept = [i for i, number in enumerate(torch.rand(len(x), device='cpu').tolist()) if number < keep_prob]

@@ -61,6 +61,7 @@ STAND_INS = [
     (_Curve, 'mmengine.logging.history_buffer.HistoryBuffer'),
     (lambda owner, name: None, 'builtins.getattr'),  # names the statistics of a curve
     (OrderedDict, 'yacs.config.CfgNode'),  # the settings in VMamba's checkpoints
+    (OrderedDict, 'argparse.Namespace'),  # those in Vim's
     (_DType, 'numpy.dtype'),
     (_Array, 'numpy.ndarray'),
     *((_reconstruct, f'numpy.{core}.multiarray._reconstruct') for core in ('core', '_core')),

@@ -26,8 +26,9 @@ def weights_of(checkpoint: Mapping) -> Mapping[str, Tensor]:
 def unwrapped(state: Mapping[str, Tensor], expected: Collection[str] = ()) -> OrderedDict[str, Tensor]:
     """Weights without what wrappers of the model added to their names.
 
-    ``DataParallel`` puts ``module.`` before all names, ``torch.compile`` puts ``_orig_mod.`` before those of the
-    compiled module, and a wrapper such as Lightning's puts its attribute, often ``model.``, before all names.
+    ``DataParallel`` and timm's averaged model put ``module.`` before all names, together ``module.module.``.
+    ``torch.compile`` puts ``_orig_mod.`` before those of the compiled module, and a wrapper such as Lightning's puts
+    its attribute, often ``model.``, before all names.
 
     Args:
         state: The weights.
@@ -37,14 +38,17 @@ def unwrapped(state: Mapping[str, Tensor], expected: Collection[str] = ()) -> Or
     Returns:
         The weights under their new names, in the same order, with the versions of their modules.
     """
-    prefix = DATA_PARALLEL if any(key.startswith(DATA_PARALLEL) for key in state) else ''
-    firsts = {key.removeprefix(prefix).replace(COMPILED, '').split('.')[0] + '.' for key in state}
+    plain = [key.replace(COMPILED, '') for key in state]
+    prefix = ''
+    while any(key.startswith(prefix + DATA_PARALLEL) for key in plain):
+        prefix += DATA_PARALLEL
+    firsts = {key.removeprefix(prefix).split('.')[0] + '.' for key in plain}
     common = ''
     if len(firsts) == 1 and expected and not any(key.startswith(tuple(firsts)) for key in expected):
         common = firsts.pop()
 
     def rename(name: str) -> str:
-        return name.removeprefix(prefix).replace(COMPILED, '').removeprefix(common)
+        return name.replace(COMPILED, '').removeprefix(prefix).removeprefix(common)
 
     out = OrderedDict((rename(key), value) for key, value in state.items())
     if hasattr(state, STATE_DICT_VERSIONS):

@@ -112,16 +112,22 @@ class SS2D(nn.Module):
     """The 2D selective scan layer (paper, section 4.2 and Figure 3), ``(B, H, W, dim)`` to the same shape.
 
     ``out_proj(norm(s6(silu(conv(u)))) * silu(z))`` with ``u, z = in_proj(x)``; the later family has no ``z``.
+
+    Args:
+        dim: Channels.
+        hidden: Scanned channels.
+        s6: The scans, ``(B, H, W, hidden)`` to the same shape.
+        vanilla: Whether there is a gate ``z``, and the convolution has a bias.
     """
 
-    def __init__(self, dim: int, arch: Arch, implementation: str = 'auto') -> None:
+    def __init__(self, dim: int, hidden: int, s6: nn.Module, vanilla: bool = True) -> None:
         super().__init__()
-        self.hidden = int(arch.ssm_ratio * dim)
-        self.in_proj = nn.Linear(dim, self.hidden * (2 if arch.vanilla else 1), bias=False)
-        self.conv = NHWCConv(self.hidden, self.hidden, 3, padding=1, groups=self.hidden, bias=arch.vanilla)
-        self.s6 = MapS6(self.hidden, ORDERS, 16 if arch.vanilla else 1, math.ceil(dim / 16), implementation)
-        self.norm = nn.LayerNorm(self.hidden)
-        self.out_proj = nn.Linear(self.hidden, dim, bias=False)
+        self.hidden = hidden
+        self.in_proj = nn.Linear(dim, hidden * (2 if vanilla else 1), bias=False)
+        self.conv = NHWCConv(hidden, hidden, 3, padding=1, groups=hidden, bias=vanilla)
+        self.s6 = s6
+        self.norm = nn.LayerNorm(hidden)
+        self.out_proj = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         u, *z = self.in_proj(x).split(self.hidden, dim=-1)
@@ -136,7 +142,9 @@ class VSSBlock(nn.Module):
     def __init__(self, dim: int, arch: Arch, drop_path: float = 0.0, implementation: str = 'auto') -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.op = SS2D(dim, arch, implementation)
+        hidden = int(arch.ssm_ratio * dim)
+        s6 = MapS6(hidden, ORDERS, 16 if arch.vanilla else 1, math.ceil(dim / 16), implementation)
+        self.op = SS2D(dim, hidden, s6, arch.vanilla)
         self.drop_path = DropPath(drop_path)
         self.mlp = None
         if not arch.vanilla:
@@ -173,21 +181,31 @@ NAMES = (  # patterns of the other official names, including those of the first 
 )
 
 
-def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert official weights to our names and shapes. Weights with our names stay as they are."""
+def converted(state_dict: dict[str, Tensor], names: Sequence[tuple]) -> dict[str, Tensor]:
+    """Rename weights, and give each S6 its own parameters, which official weights hold concatenated or stacked.
+
+    Args:
+        state_dict: The weights.
+        names: Patterns of official names, and what replaces them, applied in this order.
+    """
     renamed = {}
     for key, value in state_dict.items():
-        for pattern, ours in NAMES:
+        for pattern, ours in names:
             key = re.sub(pattern, ours, key)
         block, _, name = key.rpartition('.')
         if name in S6_NAMES:
-            values = value.chunk(4) if name in ('A_logs', 'Ds') else value  # concatenated or stacked
+            values = value.chunk(4) if name in ('A_logs', 'Ds') else value
             renamed |= {f'{block}.s6.{i}.{S6_NAMES[name]}': x for i, x in enumerate(values)}
         else:
-            renamed[key] = (
-                value.flatten(1) if value.shape[2:] == (1, 1) else value
-            )  # a linear layer stored as a 1x1 convolution
+            renamed[key] = value
     return renamed
+
+
+def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert official weights to our names and shapes. Weights with our names stay as they are."""
+    renamed = converted(state_dict, NAMES)
+    # channels-first models store linear layers as 1x1 convolutions
+    return {key: value.flatten(1) if value.shape[2:] == (1, 1) else value for key, value in renamed.items()}
 
 
 @MODELS.register_module()

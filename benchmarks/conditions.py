@@ -8,9 +8,14 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from tools.doctor import versions
+
+from .measuring import CUDA, DTYPE
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,3 +38,16 @@ def conditions(*packages: str) -> dict[str, object]:
         device=cpu[1] if cpu else platform.processor() or platform.machine(),
         versions={name: version for name, version in versions(*packages).items() if version},
     )
+
+
+def device_conditions(*packages: str) -> dict[str, object]:
+    """What :func:`conditions` says, with the name of the GPU if there is one, ``threads`` and ``dtype``."""
+    found = conditions(*packages)
+    if CUDA:
+        found['device'] = torch.cuda.get_device_name()
+    return found | dict(threads=torch.get_num_threads(), dtype=str(DTYPE).removeprefix('torch.'))
+
+
+def summary(found: Mapping[str, object]) -> str:
+    """The command, the device and the date in Markdown, from the result of :func:`device_conditions`."""
+    return f'`{found["command"]}` on {found["device"]}, {found["threads"]} threads, {found["dtype"]}, {found["date"]}'

@@ -10,42 +10,66 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .memory import failure, peak_bytes
+
 CUDA = torch.cuda.is_available()
 DEVICE = 'cuda' if CUDA else 'cpu'
 DTYPE = torch.bfloat16 if CUDA else torch.float32
 
 
-def measure(runs: dict[str, Callable[[], object]], rounds: int, title: str) -> dict[str, dict]:
+def measure(
+    runs: dict[str, Callable[[], object]], rounds: int, title: str, failures: dict[str, str] | None = None
+) -> dict[str, dict]:
     """Run each candidate once a round, in turn, after one round of warm-up.
 
     Args:
         runs: The candidates by name. The first is the one that all are compared with.
         rounds: How many rounds are measured.
         title: Title of the progress bar.
+        failures: Gets what :func:`~.memory.failure` says of a candidate that fails, by its name; the others go on.
+            Without this dict, the first error is raised.
 
     Returns:
-        The results of :func:`compare` by candidate. On CUDA they have ``peak_gib``, too: the peak memory of a run in
-        GiB, beyond what was allocated before it.
+        The results of :func:`compare` by candidate, and ``peak_gib``, the peak memory of a run in GiB: on CUDA, beyond
+        what was allocated before it; on a CPU under Linux, beyond what stays in use after it, measured during warm-up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     peaks = {}
     for number in tqdm(range(-1, rounds), desc=title, leave=False):
-        for name, run in runs.items():
-            if CUDA:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
-                allocated = torch.cuda.memory_allocated()  # by the weights and optimizers of all candidates
-            start = time.perf_counter()
-            run()
-            if CUDA:
-                torch.cuda.synchronize()
-                peaks[name] = (torch.cuda.max_memory_allocated() - allocated) / 2**30
+        for name in list(seconds):
+            try:
+                taken, peak = _run(runs[name], number < 0)
+            except Exception as error:
+                if failures is None:
+                    raise
+                failures[name] = failure(error)
+                del seconds[name]
+                continue
+            if peak is not None:
+                peaks[name] = peak / 2**30
             if number >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    results = compare(seconds)
-    for name, peak in peaks.items():
-        results[name]['peak_gib'] = peak
+                seconds[name].append(taken)
+    results = compare(seconds) if seconds else {}
+    for name, result in results.items():
+        if name in peaks:
+            result['peak_gib'] = peaks[name]
     return results
+
+
+def _run(run: Callable[[], object], warm_up: bool) -> tuple[float, int | None]:
+    """Run once; return the seconds and, on CUDA and in the warm-up on a CPU, the bytes of the peak memory."""
+    if warm_up and not CUDA:
+        return 0.0, peak_bytes(run)
+    if CUDA:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        allocated = torch.cuda.memory_allocated()  # by the weights and optimizers of all candidates
+    start = time.perf_counter()
+    run()
+    if not CUDA:
+        return time.perf_counter() - start, None
+    torch.cuda.synchronize()
+    return time.perf_counter() - start, torch.cuda.max_memory_allocated() - allocated
 
 
 def compare(seconds: dict[str, list[float]]) -> dict[str, dict]:

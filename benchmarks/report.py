@@ -7,12 +7,10 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 from mmengine_plugin.atomic_files import atomic_file, write_json
 
-from .conditions import conditions
-from .measuring import CUDA, DTYPE
+from .conditions import device_conditions, summary
 from .roofline import rates
 
 plt.switch_backend('agg')
@@ -29,17 +27,13 @@ FIGURES = {  # of a row, if it has them: the title of their column
 
 def write_report(rows: list[dict], out: Path) -> None:
     """Write the rows to ``<out>.json``, with all that is needed to measure them again, and to ``<out>.md``."""
-    content = conditions('triton', 'mmpretrain', 'mamba_ssm')
-    if CUDA:
-        content['device'] = torch.cuda.get_device_name()
-    content |= dict(threads=torch.get_num_threads(), dtype=str(DTYPE).removeprefix('torch.'))
+    content = device_conditions('triton', 'mmpretrain', 'mamba_ssm')
     if any('seconds' in row for row in rows):
         products, copied = rates()
         content |= dict(matrix_products_per_second=products, copied_bytes_per_second=copied)
     write_json(f'{out}.json', content | dict(rows=rows))
     with atomic_file(f'{out}.md') as temporary:
-        when = f'{content["device"]}, {content["threads"]} threads, {content["dtype"]}, {content["date"]}'
-        temporary.write_text(f'`{content["command"]}` on {when}\n\n{tables(rows)}')
+        temporary.write_text(f'{summary(content)}\n\n{tables(rows)}')
 
 
 def tables(rows: list[dict]) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
@@ -28,6 +28,7 @@ SHAPES = dict(  # images x height x width; on a CPU, one step of UperNet with 2x
 )
 # The suite `backbone` has these candidates; they are not the fastest in a whole model
 LEFT_OUT = {'ours, fused', 'ours, triton, unaligned'} if CUDA else {'ours, eager'}
+CLASSES = dict(detection=80, segmentation=150)  # of the recipes' data sets
 HOST_STEPS = 3  # of which the host's times are taken
 
 
@@ -71,9 +72,7 @@ def build_models(task: str, arch: str) -> dict[str, tuple[nn.Module, OptimWrappe
     init_default_scope(cfg.default_scope)
     cfg.optim_wrapper.pop('paramwise_cfg')  # it logs a line for each parameter, and does not change the time
     cfg.optim_wrapper.dtype = 'bfloat16'  # on CUDA
-    if task == 'detection':
-        # random weights score differently with each backbone; without a threshold, all have the same number of boxes
-        cfg.model.test_cfg.rcnn.score_thr = 0.0
+    keep_all_boxes(cfg.model)
     backbones = {}
     for name, backbone in mambaout_candidates(arch).items():
         if name in LEFT_OUT or (task == 'segmentation' and name.endswith(COMPILED)):
@@ -106,21 +105,33 @@ def infer(model: nn.Module, optimizer: OptimWrapper, batch: dict) -> None:
         model.eval().test_step(copy.deepcopy(batch))
 
 
-def random_batch(task: str, images: int, height: int, width: int) -> dict:
-    """A batch of noise, with random objects or labels."""
+def keep_all_boxes(model_cfg: ConfigDict) -> None:
+    """Remove the threshold of the scores from a detector's config, in place.
+
+    Random weights score differently with each backbone. Without a threshold, all detectors have the same number of
+    boxes. The config of a segmentor has no such threshold.
+    """
+    test_cfg = model_cfg.get('test_cfg') or {}
+    for part in (test_cfg, test_cfg.get('rcnn') or {}):
+        if 'score_thr' in part:
+            part['score_thr'] = 0.0
+
+
+def random_batch(task: str, images: int, height: int, width: int, classes: int | None = None) -> dict:
+    """A batch of noise, with random objects or labels of ``classes`` classes; the default is the recipe's number."""
     random = np.random.default_rng(0)
     inputs = [torch.from_numpy(random.integers(0, 256, (3, height, width), dtype=np.uint8)) for _ in range(images)]
     make_sample = detection_sample if task == 'detection' else segmentation_sample
     samples = []
     for number in range(images):
-        sample = make_sample(random, height, width)
+        sample = make_sample(random, height, width, classes or CLASSES[task])
         shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
         sample.set_metainfo(dict(shapes, scale_factor=(1.0, 1.0), img_id=number))
         samples.append(sample)
     return dict(inputs=inputs, data_samples=samples)
 
 
-def detection_sample(random: np.random.Generator, height: int, width: int) -> BaseDataElement:
+def detection_sample(random: np.random.Generator, height: int, width: int, classes: int) -> BaseDataElement:
     """The ground truth of an image: 10 random boxes, filled as masks, with random labels."""
     from mmdet.structures import DetDataSample  # after mmengine_plugin, which provides mmcv's compiled operators
     from mmdet.structures.mask import BitmapMasks
@@ -132,15 +143,15 @@ def detection_sample(random: np.random.Generator, height: int, width: int) -> Ba
         mask[y1 : y2 + 1, x1 : x2 + 1] = 1
     truth = InstanceData(
         bboxes=torch.tensor(boxes).float(),
-        labels=torch.from_numpy(random.integers(0, 80, 10)),
+        labels=torch.from_numpy(random.integers(0, classes, 10)),
         masks=BitmapMasks(masks, height, width),
     )
     return DetDataSample(gt_instances=truth, ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)))
 
 
-def segmentation_sample(random: np.random.Generator, height: int, width: int) -> BaseDataElement:
+def segmentation_sample(random: np.random.Generator, height: int, width: int, classes: int) -> BaseDataElement:
     """The ground truth of an image: squares of 32 x 32 pixels, each with a random label."""
     from mmseg.structures import SegDataSample  # after mmengine_plugin, which provides mmcv's compiled operators
 
-    squares = random.integers(0, 150, (1, height // 32, width // 32)).repeat(32, 1).repeat(32, 2)
-    return SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(squares)))
+    squares = random.integers(0, classes, (1, -(-height // 32), -(-width // 32))).repeat(32, 1).repeat(32, 2)
+    return SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(squares[:, :height, :width])))

@@ -14,7 +14,13 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
 
 - ``MODELS['MambaOut']``, ``MODELS['MambaOutClassifier']``: the backbone, and with its classifier
   (:mod:`backbones.mambaout`)
+- ``MODELS['PlainMamba']``: scans along snakes through neighbouring cells (:mod:`backbones.plain_mamba`)
+- ``MODELS['S4NDConvNeXt']``: convolutions as large as the map, in ConvNeXt (:mod:`backbones.s4nd`)
 - ``MODELS['VMamba']``: selective scans in four orders (:mod:`backbones.vmamba`)
+- ``MODELS['LocalVMamba']``, ``MODELS['LocalVim']``: selective scans in searched orders, also window by window
+  (:mod:`backbones.local_mamba`)
+- ``MODELS['EfficientVMamba']``: atrous selective scans, and inverted residuals (:mod:`backbones.efficient_vmamba`)
+- ``MODELS['Vim']``: scans forwards and backwards over patches (:mod:`backbones.vim`)
 - ``MODELS['ViT']``: fully-visible or causal attention behind the same heads (:mod:`backbones.vit`)
 - ``torch.ops.mambaout``: the operators of the backbones (:mod:`backbones.ops`)
 - ``OPTIM_WRAPPERS['AmpOnCudaOptimWrapper']``, ``['FiniteAmpOptimWrapper']``, ``['FiniteOptimWrapper']``: fp16 on CUDA,

@@ -20,11 +20,12 @@ from backbones.ops import selective_scan
 
 SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048))  # height and width in the paper's tables, by default_scope
 # What the convention leaves out: elementwise operators, reductions, pooling, sorting, operators on boxes, and the
-# weights that interpolate positions, which do not depend on the image.
+# weights that interpolate positions and the kernels of S4ND, which do not depend on the image.
 UNCOUNTED = set(
-    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ cos div exp eye '
-    'feature_dropout fill_ flip gelu im2col linspace log log2 lt max_pool2d mean meshgrid mul ne neg new_ones '
-    'ones_like pad pow repeat rsub sigmoid silu sin softmax sort sqrt sub sum topk unflatten'.split()
+    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ cos div '
+    'exp expand_as eye feature_dropout fill_ flip gelu glu im2col linspace log log2 lt mT max_pool2d mean '
+    'meshgrid mul ne neg new_ones one_hot ones_like pad pow repeat rsub s4nd_toeplitz sigmoid silu sin '
+    'softmax sort sqrt square sub sum topk unflatten unfold upsample_bicubic2d'.split()
 )
 
 
@@ -32,7 +33,8 @@ def count(cfg: Config, height: int, width: int) -> dict:
     """Count the parameters of a config's model and its MACs for one image, in total and per part.
 
     A forward pass on random weights is traced. It counts 1 for a multiply-accumulate, 5 for a value under a LayerNorm,
-    4 for an interpolated value, 9 for each state and position of a selective scan, and 0 for a batch norm.
+    3 for one under an RMSNorm, 4 for an interpolated value, 9 for each state and position of a selective scan, and 0
+    for a batch norm.
 
     Args:
         cfg: A config of mmdet, of mmseg, or of a model that maps images to anything.
@@ -88,6 +90,7 @@ def _analyzer(model: nn.Module, image: torch.Tensor) -> FlopAnalyzer:
     """mmengine's counter with the rules that it lacks."""
     analyzer = FlopAnalyzer(model, image)
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)  # it merges into its convolution
+    analyzer.set_op_handle('aten::rms_norm', lambda inputs, outputs: 3 * math.prod(get_shape(inputs[0])))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
     analyzer.set_op_handle(
         'mambaout::selective_scan',

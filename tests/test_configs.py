@@ -1,9 +1,11 @@
 """The configs: their models have the published sizes, and they can be inherited from anywhere."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,6 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from backbones import UserError
-from backbones.vmamba import ARCHS as VMAMBA_ARCHS
 from mmengine_plugin import config
 from tests.conftest import CONFIGS, ROOT
 
@@ -130,10 +131,12 @@ def test_an_installed_package_has_its_programs(installed, tmp_path, editable):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_mambaouts_configs_lie_in_configs_and_those_of_other_backbones_in_a_folder_of_its_name(name):
+def test_mambaouts_configs_lie_in_configs_and_those_of_other_backbones_in_a_folder_named_after_their_module(name):
     backbone = load(name).model.backbone.type
-    folder = '' if backbone == 'MambaOut' else f'{backbone.lower()}/'
-    assert name.startswith(tuple(f'{folder}{head}_{backbone.lower()}_' for head in HEADS))
+    module = MODELS.get(backbone).__module__.split('.')[-1]
+    folder = '' if module == 'mambaout' else f'{module}/'
+    assert name.startswith(tuple(f'{folder}{head}_' for head in HEADS))
+    assert backbone.lower() in name.replace('_', '')
 
 
 @pytest.mark.parametrize(
@@ -155,13 +158,28 @@ def test_an_unknown_file_is_answered_with_the_one_of_that_name_in_a_folder_besid
     assert "does not exist (did you mean 'configs/vmamba/mask_rcnn_vmamba_tiny.py'?)" in done.stdout
 
 
-@pytest.mark.parametrize('head', HEADS)
-@pytest.mark.parametrize('size', VMAMBA_ARCHS)
-def test_the_environment_names_the_size_for_vmambas_own_recipe(head, size, monkeypatch):
-    monkeypatch.setenv('VMAMBA_SIZE', size)
-    official, ours = load(f'vmamba/{head}_vmamba_official'), load(f'vmamba/{head}_vmamba_{size}')
-    assert official.model == ours.model
-    assert official.work_dir == f'./work_dirs/{head}_vmamba_{size}_official'
+def own_recipes() -> list[tuple[str, str, str]]:
+    """The config of each model's own recipe, the environment variable that names the size, and each size."""
+    cases = []
+    for path in sorted((ROOT / 'configs').rglob('*_official.py')):
+        (variable,) = set(re.findall(r'\{\{\$(\w+):', path.read_text()))
+        name = path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
+        prefix = name.removesuffix('official')
+        cases += [(name, variable, other.removeprefix(prefix)) for other in CONFIGS if other.startswith(prefix)]
+    return cases
+
+
+@pytest.mark.parametrize(('name', 'variable', 'size'), own_recipes())
+def test_the_environment_names_the_size_for_a_models_own_recipe(name, variable, size, monkeypatch):
+    monkeypatch.setenv(variable, size)
+    official, ours = load(name), load(name.removesuffix('official') + size)
+    assert variable == f'{ours.model.backbone.type.upper()}_SIZE'
+    assert official.work_dir == f'./work_dirs/{Path(ours.filename).stem}_official'
+    theirs, own = (dict(build(cfg).backbone.named_parameters()) for cfg in (official, ours))
+    differing = {
+        key for key in theirs | own if key not in theirs or key not in own or theirs[key].shape != own[key].shape
+    }
+    assert all(key.startswith(('out_norms.', 'rescale.')) for key in differing)
 
 
 @pytest.mark.parametrize(

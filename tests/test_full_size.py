@@ -27,6 +27,13 @@ pytestmark = pytest.mark.full_size
                 'mask_rcnn_mambaout_tiny',
                 'vmamba/mask_rcnn_vmamba_tiny',
                 'vmamba/mask_rcnn_vmamba_tiny_s1l8',
+                'efficient_vmamba/mask_rcnn_efficient_vmamba_base',
+                'local_mamba/mask_rcnn_local_vim_tiny',
+                'local_mamba/mask_rcnn_local_vmamba_tiny',
+                'plain_mamba/mask_rcnn_plain_mamba_l1',
+                's4nd/mask_rcnn_s4nd_convnext_tiny',
+                'vim/mask_rcnn_vim_tiny',
+                'vit/mask_rcnn_vit_small',
             )
         ),
         (

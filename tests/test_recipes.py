@@ -21,6 +21,7 @@ from backbones.vmamba import our_names
 from tests.backbones.test_vmamba import SIZES as OFFICIAL_SIZES
 from tests.backbones.test_vmamba import official_shapes
 from tests.conftest import CONFIGS, ROOT, SWIN
+from tests.test_configs import own_recipes
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
 # the top-level keys that a Runner reads; other names in a config only help to write these
@@ -175,6 +176,45 @@ def differences(name: str, other: str) -> set[str]:
 def test_a_config_sets_its_backbone_and_channel_lists_and_nothing_else(name):
     found = differences(name, '_base_/' + ('mask_rcnn_1x' if 'mask_rcnn' in name else 'upernet_160k'))
     assert {key for key in found if not key.startswith('model.backbone.')} <= set(CHANNELS)
+
+
+PARAMWISE = 'optim_wrapper.paramwise_cfg.'
+OWN_RECIPES = {  # prefixes of the settings in which each model's own recipe differs from MambaOut's
+    'vmamba/mask_rcnn_vmamba_official': ('optim_wrapper.type', PARAMWISE),
+    'vmamba/upernet_vmamba_official': ('optim_wrapper.type', 'optim_wrapper.optimizer.lr', PARAMWISE),
+    'vim/upernet_vim_official': (
+        *('model.decode_head.channels', 'model.test_cfg.', 'train_dataloader.batch_size', 'optim_wrapper.'),
+        *('auto_scale_lr.base_batch_size', 'param_scheduler.1.end', 'train_cfg.', 'default_hooks.checkpoint.interval'),
+    ),
+    'local_mamba/mask_rcnn_local_vmamba_official': (PARAMWISE,),
+    'local_mamba/upernet_local_vmamba_official': ('optim_wrapper.type', 'optim_wrapper.optimizer.lr', PARAMWISE),
+    'local_mamba/upernet_local_vim_official': (
+        *('model.auxiliary_head.in_index', 'optim_wrapper.type', 'optim_wrapper.optimizer.lr', PARAMWISE),
+    ),
+    'plain_mamba/upernet_plain_mamba_official': (
+        *('model.auxiliary_head.in_index', 'optim_wrapper.type', 'optim_wrapper.optimizer.lr', PARAMWISE),
+        *('val_dataloader.dataset.pipeline.', 'test_dataloader.dataset.pipeline.'),
+    ),
+    'efficient_vmamba/mask_rcnn_efficient_vmamba_official': (
+        *('model.neck.out_channels', 'model.rpn_head.', 'model.roi_head.', 'train_dataloader.batch_size', PARAMWISE),
+    ),
+    'efficient_vmamba/upernet_efficient_vmamba_official': (
+        *('model.decode_head.channels', 'optim_wrapper.type', 'optim_wrapper.optimizer.lr', PARAMWISE),
+    ),
+}
+
+
+@pytest.mark.parametrize(('name', 'variable', 'size'), own_recipes())
+def test_a_models_own_recipe_differs_from_mambaouts_in_listed_settings_only(name, variable, size, monkeypatch):
+    monkeypatch.setenv(variable, size)
+    theirs, ours = (settings(ROOT / f'configs/{path}.py') for path in (name, name.removesuffix('official') + size))
+    found = {key for key in theirs | ours if theirs.get(key, ABSENT) != ours.get(key, ABSENT)}
+    found = {key for key in found if not key.startswith('model.backbone.')}
+    assert found and all(key.startswith(OWN_RECIPES[name]) for key in found)
+    used = {prefix for prefix in OWN_RECIPES[name] if any(key.startswith(prefix) for key in found)}
+    # one size of these has the usual heads, or fp16 like MambaOut
+    optional = {'model.neck.out_channels', 'model.rpn_head.', 'model.roi_head.', 'model.decode_head.channels'}
+    assert set(OWN_RECIPES[name]) - used <= optional | {'optim_wrapper.type'}
 
 
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name.endswith(('_causal', '_ssm'))])

@@ -43,20 +43,12 @@ import torch
 
 from backbones.errors import UserError
 from backbones.mambaout import ARCHS
+from mmengine_plugin.cli.arguments import batch_shape
 from mmengine_plugin.cli.error_messages import run
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITES = ['kernels', 'scan', 'detection', 'segmentation', 'backbone', 'evaluation', 'input', 'compiled']
 DEFAULT_SUITES = SUITES[:5] if torch.cuda.is_available() else SUITES[1:6]
-
-
-def check_shape(shape: str, suites: list[str]) -> None:
-    """Raise a :class:`UserError` if a batch is not written as BxHxW, or is too small for a suite."""
-    parts = shape.split('x')
-    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
-        raise UserError(f'--shapes {shape}: write three numbers, such as 2x800x1280')
-    if parts[0] == '1' and 'segmentation' in suites:
-        raise UserError(f'--shapes {shape}: UperNet trains on 2 images or more')
 
 
 def main() -> None:
@@ -80,7 +72,7 @@ def main() -> None:
             f"--arch {no_recipe[0]}: timm's own sizes have no recipes for whole models; choose --suites backbone"
         )
     for shape in args.shapes or ():
-        check_shape(shape, args.suites)
+        batch_shape(shape, '--shapes', 'segmentation' in args.suites)
     if not (ROOT / 'benchmarks').is_dir():
         raise UserError(f'benchmarks run from a checkout of the repository, and {ROOT} is an installed package')
     sys.path.insert(0, str(ROOT))  # Python has added tools/ alone, and `benchmarks` is never installed

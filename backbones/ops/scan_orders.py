@@ -83,26 +83,32 @@ class Snake(Lines):
     code = None
 
     def _turn(self, lines: Tensor) -> Tensor:
+        if torch.compiler.is_compiling():  # for any number of lines, the compiler handles this form much faster
+            odd = torch.arange(lines.shape[1], device=lines.device) % 2 == 1
+            return torch.where(odd[:, None, None], lines.flip(2), lines)
         turned = lines.new_empty(lines.shape)  # contiguous, so that flatten does not copy again
         turned[:, ::2] = lines[:, ::2]
         turned[:, 1::2] = lines[:, 1::2].flip(2)
         return turned
 
-    def directions(self, height: int, width: int) -> Tensor:
+    def directions(self, height: int, width: int, device: torch.device | str | None = None) -> Tensor:
         """The direction of the step to each cell of the sequence, ``(L,)`` of dtype long.
 
         The numbers are PlainMamba's: 0 for the first cell, 1 for right, 2 for left, 3 for up, 4 for down.
+
+        Args:
+            height: Rows of the map.
+            width: Columns of the map.
+            device: Device of the result; ``None`` for PyTorch's default.
         """
         lines, cells, forth, back, onward = (width, height, 4, 3, 1) if self.columns else (height, width, 1, 2, 4)
-        steps = torch.full((lines, cells), forth)
-        steps[1::2] = back
-        steps[:, 0] = onward
-        steps = steps.flatten()
-        if self.backward:  # the opposite of each step, from the last one to the first
-            opposite = torch.tensor([0, 2, 1, 4, 3])
-            steps = opposite[steps].roll(-1).flip(0)
-        steps[0] = 0
-        return steps
+        number = torch.arange(lines * cells, device=device)
+        if self.backward:  # the opposites of the steps to the cells after it, from the last one to the first
+            forth, back = back, forth
+            onward += 1 if onward % 2 else -1  # 1 and 2, like 3 and 4, are opposite
+            number = lines * cells - number
+        steps = number // cells % 2 * (back - forth) + forth
+        return steps.masked_fill(number % cells == 0, onward).masked_fill(number % (lines * cells) == 0, 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,40 +116,76 @@ class Windows(Order):
     """Windows row by row, and the cells of each window row by row.
 
     As in LocalMamba, windows at the right and at the bottom are padded with zeros. The zeros are read like cells, first
-    of all in a backward order, and dropped when a map is restored.
+    of all in a backward order, and dropped when a map is restored. A map smaller than a window is one padded window:
+    its order is that of rows, with zeros in between.
 
     Args:
         size: Cells along each side of a window.
         backward: Whether the whole sequence is read from its end.
-
-    Raises:
-        UserError: When a map smaller than a window is read or restored. LocalMamba pads such maps, but the order is
-            then simply that of rows or columns, with zeros in between.
     """
 
     size: int
 
     def _read(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        rows, columns = self._counts(height, width)
-        bottom, right = rows * self.size - height, columns * self.size - width
-        if bottom or right:
-            x = F.pad(x, (0, 0, 0, right, 0, bottom))
-        return x.unflatten(2, (columns, self.size)).unflatten(1, (rows, self.size)).transpose(2, 3).flatten(1, 4)
+        return (read_windows if torch.compiler.is_compiling() else _read_windows)(x, self.size)
 
     def _restore(self, y: Tensor, height: int, width: int) -> Tensor:
-        rows, columns = self._counts(height, width)
-        windows = y.unflatten(1, (rows, columns, self.size, self.size))
-        return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+        restore = restore_windows if torch.compiler.is_compiling() else _restore_windows
+        return restore(y, self.size, height, width)
 
-    def _counts(self, height: int, width: int) -> tuple[int, int]:
-        """Number of rows and columns of windows."""
-        if min(height, width) < self.size:
-            raise UserError(
-                f"scan order 'windows{self.size}': a map of {height}x{width} cells is smaller than a window; "
-                'choose smaller windows or larger images'
-            )
-        return -(-height // self.size), -(-width // self.size)
+
+def _read_windows(x: Tensor, size: int) -> Tensor:
+    bottom, right = -x.shape[1] % size, -x.shape[2] % size
+    if bottom or right:
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+    return x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3).flatten(1, 4)
+
+
+def _restore_windows(y: Tensor, size: int, height: int, width: int) -> Tensor:
+    windows = y.unflatten(1, (-(-height // size), -(-width // size), size, size))
+    return windows.transpose(2, 3).flatten(3, 4).flatten(1, 2)[:, :height, :width]
+
+
+# As operators, both are opaque to the compiler, which otherwise takes minutes to prove that windows fill a map of any
+# size. Each is the gradient of the other, because padding is restored to nothing.
+@torch.library.custom_op('mambaout::read_windows', mutates_args=())
+def read_windows(x: Tensor, size: int) -> Tensor:
+    """Read a map ``(B, H, W, C)`` window by window, ``(B, L, C)``."""
+    return _read_windows(x, size).clone(memory_format=torch.contiguous_format)  # an operator returns no view
+
+
+@torch.library.custom_op('mambaout::restore_windows', mutates_args=())
+def restore_windows(y: Tensor, size: int, height: int, width: int) -> Tensor:
+    """Restore a map ``(B, height, width, C)`` from a sequence ``(B, L, C)``: the inverse of :func:`read_windows`."""
+    return _restore_windows(y, size, height, width).clone(memory_format=torch.contiguous_format)
+
+
+@read_windows.register_fake
+def _(x: Tensor, size: int) -> Tensor:
+    batch, height, width, channels = x.shape
+    return x.new_empty(batch, -(-height // size) * -(-width // size) * size**2, channels)
+
+
+@restore_windows.register_fake
+def _(y: Tensor, size: int, height: int, width: int) -> Tensor:
+    return y.new_empty(len(y), height, width, y.shape[2])
+
+
+def _setup_reading(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    x, ctx.size = inputs
+    ctx.height, ctx.width = x.shape[1:3]
+
+
+def _setup_restoring(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+    ctx.size = inputs[1]
+
+
+read_windows.register_autograd(
+    lambda ctx, grad: (restore_windows(grad, ctx.size, ctx.height, ctx.width), None), setup_context=_setup_reading
+)
+restore_windows.register_autograd(
+    lambda ctx, grad: (read_windows(grad, ctx.size), None, None, None), setup_context=_setup_restoring
+)
 
 
 ORDERS: dict[str, Order] = dict(

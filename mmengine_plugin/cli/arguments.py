@@ -6,6 +6,8 @@ import argparse
 
 from mmengine.config import DictAction
 
+from backbones.errors import UserError
+
 from .launching import RANK_VARIABLES
 
 
@@ -25,6 +27,26 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
     return int(text)
+
+
+def batch_shape(text: str, option: str, upernet: bool) -> tuple[int, int, int]:
+    """Parse a batch that is written as ``'<images>x<height>x<width>'``.
+
+    Args:
+        text: For example ``'2x800x1280'``.
+        option: Name of the option, for messages.
+        upernet: Whether UperNet is trained on it.
+
+    Raises:
+        UserError: If the batch is not written so, or has one image and ``upernet`` is set.
+    """
+    parts = text.split('x')
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts):
+        raise UserError(f'{option} {text}: write three numbers, such as 2x800x1280')
+    images, height, width = map(int, parts)
+    if upernet and images == 1:  # a batch norm behind pooling to one cell needs several values
+        raise UserError(f'{option} {text}: UperNet trains on 2 images or more')
+    return images, height, width
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:

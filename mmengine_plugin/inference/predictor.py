@@ -21,6 +21,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from PIL import Image
 from rich.progress import Progress
+from torch import nn
 
 from backbones.errors import UserError
 from backbones.state_dicts import unwrapped, weights_of
@@ -39,6 +40,26 @@ from .run_lengths import to_coco
 from .tiles import check_side, tiles_of
 
 LONGEST_PICTURE = 4096  # pixels; pictures of larger images are scaled down
+
+
+def load_weights(model: nn.Module, checkpoint: str) -> dict:
+    """Load all weights of a model from a checkpoint.
+
+    Args:
+        model: The model, on any device.
+        checkpoint: A local file, a URL, or ``hf-hub:<repository>``.
+
+    Returns:
+        The content of the checkpoint.
+
+    Raises:
+        UserError: If the checkpoint cannot be read, or does not fit the model.
+    """
+    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    state = unwrapped(weights_of(content), model.state_dict())
+    refuse_mismatch(checkpoint, *names_in_model(model, state))
+    model.load_state_dict(state, strict=False)
+    return content
 
 
 class Predictor:
@@ -70,10 +91,7 @@ class Predictor:
         cfg = load_config(str(config), cfg_options or {})
         init_default_scope(cfg.default_scope)
         self.model = MODELS.build(cfg.model)
-        content = CheckpointLoader.load_checkpoint(str(checkpoint), 'cpu')
-        state = unwrapped(weights_of(content), self.model.state_dict())
-        refuse_mismatch(str(checkpoint), *names_in_model(self.model, state))
-        self.model.load_state_dict(state, strict=False)
+        content = load_weights(self.model, str(checkpoint))
         self.model.to(device).eval()
 
         data = cfg.test_dataloader.dataset

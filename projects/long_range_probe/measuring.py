@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader
+
+from benchmarks.receptive_fields import radius, reach, receptive_field, shares
 
 STRIDE = 16  # pixels between the cells of the map that is scored
 FIELD_IMAGES = 32  # the receptive field is averaged over them
@@ -53,21 +56,10 @@ def accuracy(model: nn.Module, loader: DataLoader, cues: dict[str, dict]) -> dic
     return {side: {d: float(np.mean(answers[d])) for d in sorted(answers)} for side, answers in right.items()}
 
 
-def receptive_field(model: nn.Module, loader: DataLoader) -> np.ndarray:
-    """Mean absolute gradient ``(H, W)`` of the map's central cell with respect to the image.
-
-    The channels of the cell are added up with random weights, because their plain sum behind a LayerNorm is constant.
-    """
-    generator, total, count = torch.Generator().manual_seed(0), 0, 0
-    for batch in loader:
-        images = model.data_preprocessor(batch)['inputs'].requires_grad_()
-        (features,) = model.backbone(images)
-        cells = features[..., features.shape[2] // 2, features.shape[3] // 2]
-        (cells * torch.randn(cells.shape, generator=generator)).sum().backward()
-        total, count = total + images.grad.abs().sum((0, 1)), count + len(images)
-        if count >= FIELD_IMAGES:
-            break
-    return (total / count).numpy()
+def field_of(model: nn.Module, loader: DataLoader) -> np.ndarray:
+    """The receptive field ``(H, W)`` of the map's central cell, the mean over the first ``FIELD_IMAGES`` images."""
+    batches = (model.data_preprocessor(batch)['inputs'] for batch in loader)
+    return receptive_field(model.backbone, islice(batches, FIELD_IMAGES // loader.batch_size), STRIDE)
 
 
 def extent(field: np.ndarray) -> dict[str, int]:
@@ -77,9 +69,7 @@ def extent(field: np.ndarray) -> dict[str, int]:
         Distances from the left border of the cell, in pixels: ``left`` and ``right``, to the farthest pixels with any
         gradient; ``half`` and ``most``, within which 50 % and 95 % of the gradient lie.
     """
-    top, centre = (size // STRIDE // 2 * STRIDE for size in field.shape)
-    row = field[top : top + STRIDE].sum(0)
-    within = np.cumsum(np.bincount(abs(np.arange(len(row)) - centre), weights=row)) / row.sum()
-    seen = np.flatnonzero(row)
-    half, most = (int(np.searchsorted(within, part)) for part in (0.5, 0.95))
-    return dict(left=centre - int(seen[0]), right=int(seen[-1]) - centre, half=half, most=most)
+    top = field.shape[0] // STRIDE // 2 * STRIDE
+    row = field[top : top + STRIDE].sum(0, keepdims=True)
+    sides, within = reach(row, STRIDE), shares(row, STRIDE)
+    return dict(left=sides['left'], right=sides['right'], half=radius(within, 0.5), most=radius(within, 0.95))

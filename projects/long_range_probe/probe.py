@@ -35,7 +35,7 @@ from mmengine_plugin.atomic_files import make_folder, write_json
 from mmengine_plugin.cli.arguments import positive
 from mmengine_plugin.cli.error_messages import run
 from projects.long_range_probe.cues import write_cues
-from projects.long_range_probe.measuring import accuracy, load, receptive_field
+from projects.long_range_probe.measuring import accuracy, field_of, load
 from projects.long_range_probe.report import NAMES, write_report
 from projects.long_range_probe.trainings import Training, train
 
@@ -62,7 +62,7 @@ def main() -> None:
     with closing(train(left, data, args.iterations)) as ended:
         for training in ended:
             model, loader = load(training.config, training.checkpoint(), data)
-            np.save(training.field, receptive_field(model, loader))
+            np.save(training.field, field_of(model, loader))
             seconds = training.seconds_per_iteration()
             scores = accuracy(model, loader, cues)
             write_json(training.record, dict(seed=training.seed, seconds_per_iteration=seconds, accuracy=scores))

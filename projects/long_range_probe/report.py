@@ -21,11 +21,17 @@ NAMES = dict(  # of the configs, and as they are shown
     mambaout_ssm_rows='MambaOut + SSM, rows',
     mambaout_ssm='MambaOut + SSM, 4 orders',
     vmamba='VMamba',
+    vim='Vim',
+    local_vim='LocalVim',
+    plain_mamba='PlainMamba',
+    efficient_vmamba='EfficientVMamba',
+    s4nd='S4ND-ConvNeXt',
     vit='ViT',
     vit_causal='ViT, causal',
 )
 SIDES = dict(left='cue to the left, read before', right='cue to the right, read after')
-MARKERS = 'osPDv^'
+MARKERS = 'osPDv^<>*Xh'
+COLORS = [*plt.cm.tab10.colors, 'black']
 
 
 def write_report(trainings: Sequence[Training], data: Path, out: Path) -> None:
@@ -83,9 +89,10 @@ def plot_accuracy(results: dict[str, dict], path: Path) -> None:
         for number, model in enumerate(results.values()):
             values = np.array([list(run['accuracy'][side].values()) for run in model['runs']])
             distances = np.array([int(d) for d in model['runs'][0]['accuracy'][side]])
-            shifted = distances + 3 * (number - (len(results) - 1) / 2)  # so that no model hides another
-            axis.plot(shifted, values.mean(0), f'C{number}{MARKERS[number]}-', label=model['name'], lw=0.7, ms=4)
-            axis.fill_between(shifted, values.min(0), values.max(0), color=f'C{number}', alpha=0.15)
+            shifted = distances + 2 * (number - (len(results) - 1) / 2)  # so that no model hides another
+            look = dict(color=COLORS[number], marker=MARKERS[number], lw=0.7, ms=4)
+            axis.plot(shifted, values.mean(0), label=model['name'], **look)
+            axis.fill_between(shifted, values.min(0), values.max(0), color=COLORS[number], alpha=0.15)
         axis.set(title=title, xlabel='pixels from cue to target', xticks=distances)
         axis.grid(alpha=0.3)
     axes[0].set(ylabel='accuracy (chance 0.5)', ylim=(0.4, 1.03))

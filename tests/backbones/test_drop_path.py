@@ -55,6 +55,22 @@ def test_the_branch_computes_the_kept_samples_only_and_scales_them():
     assert sizes == {0, 1, 2, 3, 4}
 
 
+def test_a_branch_that_reads_the_whole_batch_gets_all_samples_and_is_dropped_as_usual():
+    torch.manual_seed(0)
+    module, x, sizes = DropPath(0.5, whole_batch=True).train(), torch.randn(4, 3), set()
+
+    def branch(samples: Tensor) -> Tensor:
+        assert torch.equal(samples, x)
+        return samples - samples.mean(0)
+
+    for _ in range(100):
+        y = module(x, branch)
+        kept = [i for i in range(4) if not torch.equal(y[i], x[i])]
+        torch.testing.assert_close(y[kept], (x + 2 * branch(x))[kept])
+        sizes.add(len(kept))
+    assert sizes == {0, 1, 2, 3, 4}
+
+
 def test_a_compiled_block_drops_samples_without_a_break_in_its_graph():
     class Block(nn.Module):
         def __init__(self):

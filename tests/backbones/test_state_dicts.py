@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm.utils import ModelEmaV2
 from torch import nn
 
 from backbones.private_names import STATE_DICT_VERSIONS
@@ -35,6 +36,7 @@ WRAPPERS = {
     'data parallel': nn.DataParallel,
     'compiled': torch.compile,
     'compiled backbone': compiled_backbone,
+    'an averaged model in data parallel': lambda model: nn.DataParallel(ModelEmaV2(model)),
     'compiled in data parallel': lambda model: nn.DataParallel(torch.compile(model)),
     'an attribute': Wrapper,
     'an attribute in data parallel': lambda model: nn.DataParallel(Wrapper(model)),

@@ -26,7 +26,14 @@ QUICK = [
     'vmamba/mask_rcnn_vmamba_tiny',
     'vmamba/mask_rcnn_vmamba_tiny_s1l8',
 ]
-SLIP = 'vmamba/mask_rcnn_vmamba_small_s2l15'
+# published figures that belong to narrower heads, to longer scans or to no model; docs/models.md explains them
+EXPLAINED = [
+    'vmamba/mask_rcnn_vmamba_small_s2l15',
+    'local_mamba/mask_rcnn_local_vmamba_small',
+    'efficient_vmamba/mask_rcnn_efficient_vmamba_tiny',
+    'efficient_vmamba/upernet_efficient_vmamba_tiny',
+    'efficient_vmamba/upernet_efficient_vmamba_small',
+]
 
 
 @pytest.mark.parametrize(
@@ -40,12 +47,37 @@ def test_figures_are_the_published_ones_and_those_of_the_model_table(row):
     head = next(head for head in SHAPES if head in row['config'])
     figures = count(Config.fromfile(ROOT / f'configs/{row["config"]}.py'), *SHAPES[head])
     if row['published_macs']:  # not of what nobody trained on COCO and ADE20K
-        assert round(figures['params'] / 1e6) == int(row['published_params'])
-        assert abs(figures['macs'] / 1e9 - int(row['published_macs'])) < 1.0 or row['config'] == SLIP
+        exact = '/' not in row['config'] or row['config'].startswith('vmamba/')
+        tolerance = dict(abs=1.0) if exact else dict(rel=0.01)
+        same_macs = figures['macs'] / 1e9 == pytest.approx(int(row['published_macs']), **tolerance)
+        same_params = round(figures['params'] / 1e6) == int(row['published_params'])
+        assert (same_macs and same_params) == (row['config'] not in EXPLAINED)
     assert figures['uncounted'] == {}
     for key in ('params', 'macs'):  # the parts are the whole; the model table has what is counted
         assert sum(part[key] for part in figures['parts'].values()) == figures[key]
         assert float(row[key]) == pytest.approx(figures[key] / (1e6 if key == 'params' else 1e9), abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ('name', 'variable', 'size', 'params', 'macs'),  # published, in millions and G
+    [
+        ('efficient_vmamba/mask_rcnn_efficient_vmamba', 'EFFICIENTVMAMBA_SIZE', 'tiny', 11, 60),
+        *(
+            pytest.param(*case, marks=pytest.mark.full_size)
+            for case in (
+                ('efficient_vmamba/upernet_efficient_vmamba', 'EFFICIENTVMAMBA_SIZE', 'tiny', 14, 230),
+                ('efficient_vmamba/upernet_efficient_vmamba', 'EFFICIENTVMAMBA_SIZE', 'small', 29, 505),
+                ('plain_mamba/upernet_plain_mamba', 'PLAINMAMBA_SIZE', 'l2', 55, 285),
+                ('plain_mamba/upernet_plain_mamba', 'PLAINMAMBA_SIZE', 'l3', 81, 419),
+            )
+        ),
+    ],
+)
+def test_figures_of_a_models_own_recipe_are_the_published_ones(name, variable, size, params, macs, monkeypatch):
+    monkeypatch.setenv(variable, size)
+    head = next(head for head in SHAPES if head in name)
+    figures = count(Config.fromfile(ROOT / f'configs/{name}_official.py'), *SHAPES[head])
+    assert abs(figures['params'] / 1e6 - params) < 1 and abs(figures['macs'] / 1e9 - macs) < 1.1
 
 
 def test_vmambas_one_figure_that_differs_contradicts_its_others():
@@ -141,6 +173,16 @@ def test_blocks_of_vit_have_the_macs_of_the_papers_equation_6(arch, causal, widt
     tokens = 13 * 20
     products = 12 * width**2 * tokens + 2 * width * tokens**2  # half of its FLOPs
     assert figures['parts']['blocks']['macs'] == 12 * (products + 2 * 5 * width * tokens)  # two LayerNorms
+    assert figures['uncounted'] == {}
+
+
+def test_blocks_of_vim_have_the_macs_of_their_definition():
+    model = dict(type='Vim', arch=dict(dim=48, depth=5))
+    figures = count(Config(dict(default_scope='mmengine', model=model)), 208, 320)
+    width, inner, rank, state, tokens = 48, 96, 3, 16, 13 * 20
+    scan = inner * 4 + inner * (rank + 2 * state) + rank * inner + inner * (9 * state + 1)  # one direction
+    block = 3 * width + width * 2 * inner + 2 * scan + inner * width
+    assert figures['parts']['blocks']['macs'] == 5 * tokens * block
     assert figures['uncounted'] == {}
 
 
