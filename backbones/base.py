@@ -91,7 +91,8 @@ def run_blocks(blocks: Iterable[nn.Module], x: Tensor, with_cp: bool) -> Tensor:
 class RMSNorm(nn.LayerNorm):
     """Division of each cell's channels by their root mean square (arXiv 1910.07467), times a learned weight.
 
-    It is a LayerNorm without mean and bias. Optimizers therefore exempt its weight from decay as they do for any norm.
+    It is a LayerNorm without mean and bias. As a subclass, it is a norm for mmengine's ``norm_decay_mult``, which
+    PyTorch's own RMSNorm is not.
 
     Args:
         dim: Channels.
@@ -153,8 +154,8 @@ class Backbone(BaseModule):
     out_norm_eps = LN_EPS
     """Epsilon of the output LayerNorms."""
     norm_eval = True
-    """Whether batch norms use their pretrained statistics in training, too, as those of mmdet's ResNets do: a detector
-    trains with a few images on each GPU, too few for statistics of a batch."""
+    """Whether batch norms keep the statistics of the pretrained weights in training, as in mmdet's ResNets. A GPU has
+    too few images of a detector for statistics of its own. A subclass sets it before it calls this constructor."""
 
     def __init__(
         self, num_stages: int, out_indices: Sequence[int], frozen_stages: int, init_cfg: dict | list[dict] | None
@@ -249,9 +250,10 @@ class Backbone(BaseModule):
         self.is_init = True
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the training mode; frozen stages stay in evaluation mode, that is, without drop path.
+        """Set the training mode.
 
-        So do all batch norms if :attr:`norm_eval` is set.
+        Frozen stages stay in evaluation mode, that is, without drop path, and so do all batch norms if
+        :attr:`norm_eval` is set.
         """
         super().train(mode)
         self._freeze()
@@ -420,10 +422,10 @@ class IsotropicBackbone(Backbone):
     ) -> None:
         super().__init__(len(STRIDES), out_indices, frozen_stages, init_cfg)
         name = type(self).__name__
-        if not isinstance(strides, Sequence) or len(strides) != len(STRIDES) or not set(strides) <= set(STRIDES):
-            raise UserError(
-                f'{name}: strides={strides} must be {len(STRIDES)} numbers, each one of {", ".join(map(str, STRIDES))}'
-            )
+        lists = isinstance(strides, Sequence) and len(strides) == len(STRIDES)
+        if not lists or not all(isinstance(stride, int) and stride in STRIDES for stride in strides):
+            known = ', '.join(map(str, STRIDES))
+            raise UserError(f'{name}: strides={strides!r} must be {len(STRIDES)} numbers, each one of {known}')
         self.strides = tuple(strides)
         if len(blocks) < len(STRIDES):
             raise UserError(f'{name}: depth={len(blocks)} must be at least {len(STRIDES)}, one block for each stage')
@@ -464,8 +466,10 @@ class IsotropicBackbone(Backbone):
     def _interpolation(self, size: int) -> Tensor:
         """Matrix ``(size, grid)`` that interpolates one axis of the grid of positions, in their dtype."""
         grid = math.isqrt(self.pos_embed.shape[1])
-        identity = torch.eye(grid, dtype=self.pos_embed.dtype, device=self.pos_embed.device)[None, None]
-        return F.interpolate(identity, (size, grid), mode='bicubic', antialias=self.antialias)[0, 0]
+        dtype = torch.promote_types(self.pos_embed.dtype, torch.float32)  # CPUs interpolate no half precision
+        identity = torch.eye(grid, dtype=dtype, device=self.pos_embed.device)[None, None]
+        matrix = F.interpolate(identity, (size, grid), mode='bicubic', antialias=self.antialias)[0, 0]
+        return matrix.to(self.pos_embed.dtype)
 
     def _positions(self, height: int, width: int) -> Tensor:
         """Learned positions ``(height, width, dim)``, interpolated in fp32 even under autocast.

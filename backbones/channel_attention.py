@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 
 class ChannelAttention(nn.Module):
-    """Scale the channels of a map by what the whole map holds, ``(B, H, W, dim)`` to the same shape.
+    """Scale each channel of a map by a factor computed from the mean over all cells, ``(B, H, W, dim)`` to the same.
 
     ``x * sigmoid(channel_select(gelu(global_reduce(mean(norm(x))))))``, with the mean over all cells. LocalMamba's
     paper (arXiv 2403.09338, section 4.2) also describes a spatial half, which its released code leaves out.
@@ -15,16 +15,15 @@ class ChannelAttention(nn.Module):
 
     Args:
         dim: Channels.
-        ratio: Width between the two layers, relative to ``dim``.
     """
 
-    def __init__(self, dim: int, ratio: float = 1 / 8) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        hidden = int(ratio * dim)
+        hidden = dim // 8
         self.norm = nn.LayerNorm(dim)
         self.global_reduce = nn.Linear(dim, hidden)
         self.channel_select = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = self.norm(x).mean((1, 2), keepdim=True)
+        mean = self.norm(x.to(self.norm.weight.dtype)).mean((1, 2), keepdim=True)
         return x * self.channel_select(F.gelu(self.global_reduce(mean))).sigmoid()

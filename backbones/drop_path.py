@@ -19,7 +19,8 @@ class DropPath(nn.Module):
 
     Args:
         drop_prob: Probability that a sample drops the branch, from 0 to below 1.
-        whole_batch: Whether the branch is computed for all samples, as it must be if it reads statistics of the batch.
+        whole_batch: Whether the branch is computed for all samples, with a mask drawn on their device. It must be if
+            the branch uses statistics of the batch.
     """
 
     def __init__(self, drop_prob: float, whole_batch: bool = False) -> None:

@@ -105,9 +105,9 @@ class EVSSBlock(nn.Module):
         return self.drop_path(x, self._branches)
 
     def _branches(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        details = self.conv_branch(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.se(self.op(x)) + self.se(details)
+        y = self.norm(x)
+        details = self.conv_branch(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.se(self.op(y)) + self.se(details)
 
 
 class InvertedResidual(nn.Module):
@@ -169,8 +169,9 @@ class EfficientVMamba(PyramidBackbone):
         selective_scan: Implementation of the scans: ``'reference'`` steps through the sequence, ``'chunked'`` steps
             through many chunks at once, ``'triton'`` does so in Triton kernels on CUDA. ``'auto'`` is ``'triton'`` on
             CUDA and ``'chunked'`` elsewhere.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
-            URL or a file, and refuses weights that do not fit; ``None`` leaves the weights random.
+        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from a URL or a file, and
+            refuses weights that do not fit; ``None`` leaves the weights random. The official weights are files to
+            download (docs/models.md).
 
     Raises:
         UserError: For an unknown ``arch``, or arguments that do not fit it.
@@ -212,6 +213,5 @@ class EfficientVMamba(PyramidBackbone):
         stem = Stem(in_channels, arch.dims[0], vanilla=True)
         for module in (stem, *stages):
             init_layers(module, nn.Linear)
-        super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
         self.norm_eval = norm_eval
-        self.train()
+        super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)

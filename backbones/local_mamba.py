@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -24,6 +23,7 @@ from .errors import UserError
 from .local_mamba_directions import LOCAL_VIM, LOCAL_VIM_SMALL, LOCAL_VMAMBA_SMALL, LOCAL_VMAMBA_TINY
 from .ops.scan_orders import Lines, Order, get_order
 from .s6 import CausalConvS6, MapS6, init_layers
+from .state_dicts import renamed
 from .vim import MambaBackbone, MambaBlock, patch_positions
 
 
@@ -33,8 +33,9 @@ def check_orders(orders: Sequence[Sequence[str]], depth: int) -> None:
     if not lists or len(orders) != depth:
         found = len(orders) if lists else repr(orders)
         raise UserError(f'arch: orders must hold a list of scan orders for each of the {depth} blocks, not {found}')
-    for name in {name for block in orders for name in block}:
-        get_order(name)
+    for block in orders:
+        for name in block:
+            get_order(name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,8 @@ class VMambaArch:
 
     def __post_init__(self) -> None:
         check_stages(self.depths, self.dims)
+        if min(self.dims) < 4:
+            raise UserError(f'arch: dims={self.dims!r} must be at least 4, as the attention has a quarter of them')
         check_orders(self.orders, sum(self.depths))
 
 
@@ -159,7 +162,7 @@ class LocalVSSBlock(nn.Module):
 def vmamba_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert official weights of LocalVMamba to our names and shapes. Weights with our names stay as they are."""
     state = vmamba.our_names({k.replace('.op.multi_scan.', '.op.s6.'): v for k, v in state_dict.items()})
-    return {re.sub(r'\.op\.s6\.(\d)', r'.op.s6.maps.\1', key): value for key, value in state.items()}
+    return renamed(state, [(r'\.op\.s6\.(\d)', r'.op.s6.maps.\1')])
 
 
 @MODELS.register_module()
@@ -255,7 +258,8 @@ class MultiMamba(nn.Module):
             order.restore(s6(order.read(u)) * order.read(gate), *x.shape[1:3])
             for order, s6 in zip(self.orders, self.s6, strict=True)
         )
-        return self.out_proj(functools.reduce(torch.add, map(self.attn, scans)))
+        y = functools.reduce(torch.add, map(self.attn, scans))
+        return self.out_proj(y.to(self.out_proj.weight.dtype))
 
 
 def rope_angles(grid: int, dim: int, **factory: object) -> Tensor:
@@ -280,12 +284,7 @@ VIM_NAMES = (  # patterns of official names and ours
 
 def vim_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert official weights of LocalVim to our names. Weights with our names stay as they are."""
-    renamed = {}
-    for key, value in state_dict.items():
-        for pattern, ours in VIM_NAMES:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value
-    return renamed
+    return renamed(state_dict, VIM_NAMES)
 
 
 @MODELS.register_module()
@@ -374,14 +373,16 @@ class LocalVim(MambaBackbone):
             if key not in state:
                 continue
             if not self.rope:
-                raise UserError("LocalVim: these weights were trained with rotary positions: set arch='tiny'")
+                raise UserError(
+                    'LocalVim: these weights were trained with rotary positions: set an arch with rope=True'
+                )
             found, ours = state.pop(key), ours.flatten(0, 1).repeat_interleave(2, -1)
             if found.shape != ours.shape or not torch.allclose(found.to(ours), ours, atol=1e-3):
                 raise UserError(f'LocalVim: {key} is not that of a grid of {grid}x{grid} patches')
         if self.rope and 'cls_token' in state:
             raise UserError(
-                'LocalVim: these weights have a class token and were trained without rotary positions: set '
-                "arch='tiny_without_rope'"
+                "LocalVim: these weights have a class token. Of LocalVim's weights, only those of "
+                "local_vim_tiny_middle_cls_token.ckpt have one: they need arch='tiny_without_rope'"
             )
         return state | dict(pos_embed=patch_positions(state)) if 'pos_embed' in state else state
 
@@ -402,8 +403,7 @@ class LocalVim(MambaBackbone):
             return table(angles.cos()), table(angles.sin())
 
     def _run_stage(self, blocks: Sequence[MambaBlock], x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.rope:
-            cos, sin = self._rotation(*x.shape[1:3])
-            turn = functools.partial(rotate, cos=cos, sin=sin)
-            blocks = [step for block in blocks for step in (turn, block)]
-        return super()._run_stage(blocks, x)
+        if not self.rope:
+            return super()._run_stage(blocks, x)
+        cos, sin = self._rotation(*x.shape[1:3])
+        return super()._run_stage(blocks, x, functools.partial(rotate, cos=cos, sin=sin))

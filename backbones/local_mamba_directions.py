@@ -1,7 +1,8 @@
 """The scan orders of each block of LocalMamba's models (arXiv 2403.09338), found by its authors' search.
 
-They stand in the notation of the code: ``h`` reads rows, ``v`` columns, ``w2`` and ``w7`` windows of 2x2 and 7x7 cells,
-each with ``_flip`` from the other end. In the weights, a block's S6 have the sequence of its list.
+The names are those of the code: ``h`` reads rows, ``v`` columns, ``w2`` and ``w7`` windows of 2x2 and 7x7 cells,
+each with ``_flip`` from the other end. The i-th S6 in a block's weights belongs to the i-th name of
+its list.
 """
 
 from collections.abc import Sequence

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from .base import STRIDES, IsotropicBackbone, NHWCConv, drop_path_rates, get_arch
 from .drop_path import DropPath
 from .errors import UserError
-from .ops.scan_orders import get_order
+from .ops.scan_orders import Snake, get_order
 from .ops.selective_scan import selective_scan
 from .s6 import S6, init_layers
+from .state_dicts import renamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,10 @@ class Arch:
 
     def __post_init__(self) -> None:
         if min(self.dim, self.depth) < 1 or self.stem_convs < 0:
-            raise UserError(f'arch: {self} has a number that is too small')
+            raise UserError(
+                f'arch: dim={self.dim} and depth={self.depth} must be at least 1, and stem_convs={self.stem_convs} at '
+                'least 0'
+            )
 
 
 # official repository, mmcls/plain_mamba_dev/models/plain_mamba/plain_mamba.py
@@ -93,18 +97,24 @@ class SnakeS6(S6):
         self.directions = nn.Parameter(trunc_normal_(torch.empty(DIRECTIONS, self.sizes[-1]), std=0.02))
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
         delta, b, c = self.x_proj(x).split(self.sizes, dim=-1)
         delta = F.linear(delta, self.dt_proj.weight)
-        rates, y = -self.A_log.exp(), torch.zeros((), device=x.device)
-        for order in self.orders:
-            read = (lambda values: values.flatten(1, 2)) if self.raster_parameters else order.read
-            # a product instead of indexing, whose gradient on CUDA may differ between runs
-            steps = F.one_hot(order.directions(height, width, x.device), DIRECTIONS).to(self.directions.dtype)
-            inputs = order.read(x), read(delta), rates, read(b) + steps @ self.directions, read(c)
-            scanned = selective_scan(*inputs, self.D, self.dt_proj.bias, self.implementation)
-            y = y + order.restore(scanned, height, width)
-        return y
+        return functools.reduce(torch.add, (self._scan(order, x, delta, b, c) for order in self.orders))
+
+    def _scan(self, order: Snake, x: Tensor, delta: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        """Scan maps along one snake, with step sizes ``delta``, and return the outputs as maps."""
+        height, width = x.shape[1:3]
+        # a product instead of indexing, whose gradient on CUDA may differ between runs
+        steps = F.one_hot(order.directions(height, width, x.device), DIRECTIONS).to(self.directions.dtype)
+        if self.raster_parameters:
+            delta, b, c = (values.flatten(1, 2) for values in (delta, b, c))
+        else:
+            delta, b, c = (order.read(values) for values in (delta, b, c))
+        b = b + steps @ self.directions
+        y = selective_scan(
+            order.read(x), delta, -self.A_log.exp(), b, c, self.D, self.dt_proj.bias, self.implementation
+        )
+        return order.restore(y, height, width)
 
 
 class PlainMambaBlock(nn.Module):
@@ -131,11 +141,14 @@ class PlainMambaBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.drop_path(x, self._branch)
-        return x if self.dw is None else self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        if self.dw is None:
+            return x
+        return self.dw(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).to(x.dtype)  # sums stay in fp32 under autocast
 
     def _branch(self, x: Tensor) -> Tensor:
         u, z = self.in_proj(self.norm(x)).split(self.hidden, dim=-1)
-        return self.out_proj(self.s6(F.silu(self.conv(u))) * F.silu(z))
+        y = self.s6(F.silu(self.conv(u))) * F.silu(z)
+        return self.out_proj(y.to(self.out_proj.weight.dtype))
 
 
 NAMES = (  # patterns of official names, and ours
@@ -153,16 +166,10 @@ def our_names(state_dict: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
 
     The official code adds the bias of the step sizes twice, so the converted bias is twice the official one.
     """
-    renamed = {}
-    for key, value in state_dict.items():
-        if key.endswith('.mamba.dt_proj.bias'):
-            value = 2 * value
-        for pattern, ours in NAMES:
-            key = re.sub(pattern, ours, key)
-        # norms of maps are numbered by blocks
-        key = re.sub(r'^norm_layer(\d+)\.', lambda m: f'out_norms.{(int(m[1]) + 1) * len(STRIDES) // depth - 1}.', key)
-        renamed[key] = value
-    return renamed
+    # norms of maps are numbered by blocks
+    norms = (r'^norm_layer(\d+)\.', lambda m: f'out_norms.{(int(m[1]) + 1) * len(STRIDES) // depth - 1}.')
+    state = {k: 2 * v if k.endswith('.mamba.dt_proj.bias') else v for k, v in state_dict.items()}
+    return renamed(state, (*NAMES, norms))
 
 
 @MODELS.register_module()
@@ -171,13 +178,6 @@ class PlainMamba(IsotropicBackbone):
 
     Args:
         arch: ``'l1'``, ``'l2'`` or ``'l3'``, or a dict of :class:`Arch`'s arguments.
-        raster_parameters: Whether step size, ``B`` and ``C`` of a step are those of the cell with the same number in
-            raster order, row by row, while the input is that of the cell on the snake. So does the released code, with
-            which the weights were trained. ``False`` takes all of them from the cell on the snake, as in the paper.
-        norm_eval: Whether the batch norms of the stem, and of the convolution after the first block, use their
-            pretrained statistics in training, too, as in mmdet's ResNets. The official detectors and segmentors use
-            the statistics of a batch on all GPUs instead: ``norm_eval=False`` with ``sync_bn='torch'`` at the top level
-            of the config.
         in_channels: Channels of the images.
         out_indices: Quarters of the blocks whose feature maps are returned, in ascending order from 0. Later blocks
             are not built.
@@ -188,7 +188,16 @@ class PlainMamba(IsotropicBackbone):
             depth). The probability grows linearly over the blocks, from 0 at the first.
         frozen_stages: -1 trains everything, 0 freezes patch embedding and positions, k also the first k quarters of
             the blocks. Output norms and rescaling layers are always trained.
-        with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing).
+        with_cp: Whether blocks are recomputed in the backward pass to save memory (activation checkpointing). With
+            ``norm_eval=False``, the statistics of the batch norm in the first block then take each batch twice.
+        raster_parameters: Whether only the input of a step follows the snake, as in the released code, with which the
+            weights were trained: step size, ``B`` and ``C`` of step ``i`` are then those of cell ``i`` in raster
+            order, row by row. ``False`` takes all of them from the cell on the snake, as in the paper.
+        norm_eval: Whether the batch norms of the stem, and of the convolution after the first block, use their
+            pretrained statistics in training, too, as in mmdet's ResNets. The official detectors and segmentors use
+            the statistics of a batch on all GPUs instead: ``norm_eval=False`` with ``sync_bn='torch'`` at the top level
+            of the config. Set it to ``False`` to train without pretrained weights, because there are no statistics to
+            use.
         selective_scan: Implementation of the scans: ``'reference'`` steps through the sequence, ``'chunked'`` steps
             through many chunks at once, ``'triton'`` does so in Triton kernels on CUDA. ``'auto'`` is ``'triton'`` on
             CUDA and ``'chunked'`` elsewhere.
@@ -211,8 +220,6 @@ class PlainMamba(IsotropicBackbone):
     def __init__(
         self,
         arch: str | Mapping = 'l1',
-        raster_parameters: bool = True,
-        norm_eval: bool = True,
         in_channels: int = 3,
         out_indices: Sequence[int] = (0, 1, 2, 3),
         out_norm: bool = True,
@@ -220,6 +227,8 @@ class PlainMamba(IsotropicBackbone):
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
+        raster_parameters: bool = True,
+        norm_eval: bool = True,
         selective_scan: str = 'auto',
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
@@ -230,6 +239,7 @@ class PlainMamba(IsotropicBackbone):
         ]
         for block in blocks:
             init_layers(block, nn.Linear)
+        self.norm_eval = norm_eval
         super().__init__(
             PatchEmbed(in_channels, arch),
             blocks,
@@ -243,8 +253,6 @@ class PlainMamba(IsotropicBackbone):
             init_cfg,
             strides,
         )
-        self.norm_eval = norm_eval
-        self.train()
 
     @property
     def allowed_unexpected_keys(self) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -22,6 +21,7 @@ from .drop_path import DropPath
 from .errors import UserError
 from .ops.s4nd import impulse_responses, toeplitz
 from .s6 import init_layers
+from .state_dicts import renamed
 from .weights import mismatches
 
 
@@ -42,7 +42,7 @@ class Arch:
     def __post_init__(self) -> None:
         check_stages(self.depths, self.dims)
         if self.state < 2 or self.state % 2:
-            raise UserError(f'arch: state={self.state} must be an even number from 2')
+            raise UserError(f'arch: state={self.state} must be a positive even number')
 
 
 # official repository, configs/experiment/s4nd/convnext/convnext_timm_tiny_s4nd_imagenet.yaml
@@ -69,7 +69,7 @@ class S4Kernel(nn.Module):
     def __init__(self, dim: int, kernels: int, state: int) -> None:
         super().__init__()
         pairs = state // 2
-        # in the order of the arguments of the operators; the last axis of size 2 holds real and imaginary parts
+        # the last axis of size 2 holds real and imaginary parts
         self.C = nn.Parameter(torch.empty(kernels, dim, pairs, 2))
         self.inv_dt = nn.Parameter(torch.empty(dim, 1))  # logarithm of the step
         self.B = nn.Parameter(torch.empty(1, 1, pairs, 2))
@@ -111,12 +111,13 @@ class S4Kernels(nn.ModuleList):
 
     def stacked(self) -> list[Tensor]:
         """Stack the parameters of both axes, in the order of :mod:`backbones.ops.s4nd`."""
-        return [torch.stack(x) for x in zip(*(kernel.parameters() for kernel in self), strict=True)]
+        names = ('C', 'inv_dt', 'B', 'P', 'A_real', 'A_imag')
+        return [torch.stack([getattr(kernel, name) for kernel in self]) for name in names]
 
 
 def completed(x: Tensor, size: int) -> Tensor:
     """Append zeros to ``(B, H, W, C)`` up to multiples of ``size`` cells."""
-    # of several formulas for the number of zeros, torch.compile simplifies this one with symbolic sizes
+    # torch.compile simplifies this form of the number of zeros for symbolic sizes, and not `-m % size`
     return F.pad(x, (0, 0, *(n for m in (x.shape[2], x.shape[1]) for n in (0, (m + size - 1) // size * size - m))))
 
 
@@ -231,22 +232,18 @@ def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     After its first step, the official code holds ``C (I - A'^L)`` instead of ``C``, for the length ``L`` in
     ``l_kernel``; ``C`` is computed from it. The ``D`` of the official stem is not used there, and is dropped.
     """
-    renamed = {}
-    for key, value in state_dict.items():
-        for pattern, ours in NAMES:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value
-    renamed.pop('stem.D', None)
-    for key in [key for key in renamed if key.endswith('.l_kernel')]:
-        length, prefix = int(renamed.pop(key)), key.removesuffix('l_kernel')
-        weights = {k.removeprefix(prefix): v for k, v in renamed.items() if k.startswith(prefix)}
+    state = renamed(state_dict, NAMES)
+    state.pop('stem.D', None)
+    for key in [key for key in state if key.endswith('.l_kernel')]:
+        length, prefix = int(state.pop(key)), key.removesuffix('l_kernel')
+        weights = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         if length and weights.get('C', torch.empty(0)).ndim == 4:
             kernels, dim, pairs, _ = weights['C'].shape
             kernel = S4Kernel(dim, kernels, 2 * pairs)
             if not mismatches(kernel.state_dict(), weights):  # others are refused by name later
                 kernel.load_state_dict(weights)
-                renamed[f'{prefix}C'] = kernel.untruncated(length)
-    return renamed
+                state[f'{prefix}C'] = kernel.untruncated(length)
+    return state
 
 
 @MODELS.register_module()

@@ -79,7 +79,7 @@ class CausalConvS6(S6):
     def forward(self, x: Tensor) -> Tensor:
         """Sequences ``(B, L, channels)`` to the same shape, in double precision for double inputs, else in single."""
         padded = F.pad(x, (0, 0, self.conv.kernel_size[0] - 1, 0)).mT
-        # as a convolution of maps of one row, it reads this layout, with adjacent channels, without a copy
+        # conv2d over maps of one row reads this layout, in which channels are adjacent; conv1d would copy it
         y = F.conv2d(padded[:, :, None], self.conv.weight[:, :, None], self.conv.bias, groups=len(self.conv.weight))
         return super().forward(F.silu(y[:, :, 0].mT))
 

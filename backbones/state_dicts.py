@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import Tensor
 
@@ -21,6 +22,23 @@ def weights_of(checkpoint: Mapping) -> Mapping[str, Tensor]:
         if isinstance(checkpoint.get(key), Mapping):
             return checkpoint[key]
     return checkpoint
+
+
+def renamed(
+    state: Mapping[str, Tensor], names: Sequence[tuple[str, str | Callable[[re.Match], str]]]
+) -> dict[str, Tensor]:
+    """Rename weights.
+
+    Args:
+        state: The weights.
+        names: Regular expressions and what replaces their matches, as in :func:`re.sub`, applied in this order.
+    """
+    out = {}
+    for key, value in state.items():
+        for pattern, replacement in names:
+            key = re.sub(pattern, replacement, key)
+        out[key] = value
+    return out
 
 
 def unwrapped(state: Mapping[str, Tensor], expected: Collection[str] = ()) -> OrderedDict[str, Tensor]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from mmengine.registry import MODELS
@@ -17,6 +16,7 @@ from .base import IsotropicBackbone, RMSNorm, drop_path_rates, get_arch, run_blo
 from .drop_path import DropPath
 from .errors import UserError
 from .s6 import CausalConvS6
+from .state_dicts import renamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,9 @@ class Arch:
 
     def __post_init__(self) -> None:
         if min(self.dim, self.depth, self.patch_size) < 1:
-            raise UserError(f'arch: {self} has a number below 1')
+            raise UserError(
+                f'arch: dim={self.dim}, depth={self.depth} and patch_size={self.patch_size} must be at least 1'
+            )
 
 
 ARCHS = dict(tiny=Arch(192), small=Arch(384), base=Arch(768))  # official repository, vim/models_mamba.py
@@ -65,9 +67,9 @@ class BidirectionalMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         u, z = self.in_proj(x.flatten(1, 2)).chunk(2, dim=-1)
-        forward, backward = self.s6
-        y = forward(u) + backward(u.flip(1)).flip(1)
-        return self.out_proj(y / 2 * F.silu(z)).view(x.shape)
+        ahead, back = self.s6
+        y = (ahead(u) + back(u.flip(1)).flip(1)) / 2 * F.silu(z)
+        return self.out_proj(y.to(self.out_proj.weight.dtype)).view(x.shape)
 
 
 class MambaBlock(nn.Module):
@@ -132,11 +134,16 @@ class MambaBackbone(IsotropicBackbone):
         """Prefixes of names that the backbone may lack, among them the class token and the classifier's norm."""
         return (*super().allowed_unexpected_keys, 'cls_token', 'norm_f.')
 
-    def _run_stage(self, blocks: Sequence[MambaBlock], x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.use_residual_as_feature:
-            return super()._run_stage(blocks, x)
+    def _run_stage(
+        self, blocks: Sequence[MambaBlock], x: Tensor, turn: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply the blocks of a stage, each after ``turn``, and return the cells for the next stage and for the map."""
         *earlier, last = blocks
-        return run_blocks([last.with_branch], run_blocks(earlier, x, self.with_cp), self.with_cp)
+        steps = [*earlier, last if self.use_residual_as_feature else last.with_branch]
+        if turn:  # within the step, so that activation checkpointing keeps no other cells for it
+            steps = [lambda x, step=step: step(turn(x)) for step in steps]
+        found = run_blocks(steps, x, self.with_cp)
+        return (found, found) if self.use_residual_as_feature else found
 
 
 NAMES = (  # patterns of official names and ours
@@ -150,19 +157,14 @@ NAMES = (  # patterns of official names and ours
 
 def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert official names to ours. Weights with our names stay as they are."""
-    renamed = {}
-    for key, value in state_dict.items():
-        for pattern, ours in NAMES:
-            key = re.sub(pattern, ours, key)
-        renamed[key] = value
-    return renamed
+    return renamed(state_dict, NAMES)
 
 
 def patch_positions(state_dict: Mapping[str, Tensor]) -> Tensor:
     """Positions ``(1, patches, dim)`` without those of class tokens.
 
-    A class token stands in the middle of the patches, as in all released weights. A second token puts one before the
-    patches and one after them, under names of their own.
+    A class token stands in the middle of the patches, as in all released weights. Weights with two class tokens have
+    one before the patches and one after them.
     """
     positions = state_dict['pos_embed']
     if 'cls_token_head' in state_dict:
@@ -196,8 +198,8 @@ class Vim(MambaBackbone):
             CUDA and ``'chunked'`` elsewhere.
         init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
             URL or a file, and refuses weights that do not fit; ``None`` leaves the weights random. The official weights
-            for patches without overlap fit. A class token is taken to be in the middle of the patches, where they
-            have it.
+            fit, except those fine-tuned with overlapping patches. The class token is dropped with its position, which
+            is the middle one in all official weights.
 
     Raises:
         UserError: For an unknown ``arch``, or arguments that do not fit it.

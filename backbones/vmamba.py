@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 from mmengine.registry import MODELS
@@ -20,6 +19,7 @@ from .base import NHWCConv, PyramidBackbone, Stage, check_stages, drop_path_rate
 from .drop_path import DropPath
 from .errors import UserError
 from .s6 import MapS6, init_layers
+from .state_dicts import renamed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,24 +188,22 @@ def converted(state_dict: dict[str, Tensor], names: Sequence[tuple]) -> dict[str
         state_dict: The weights.
         names: Patterns of official names, and what replaces them, applied in this order.
     """
-    renamed = {}
-    for key, value in state_dict.items():
-        for pattern, ours in names:
-            key = re.sub(pattern, ours, key)
+    state = {}
+    for key, value in renamed(state_dict, names).items():
         block, _, name = key.rpartition('.')
         if name in S6_NAMES:
             values = value.chunk(4) if name in ('A_logs', 'Ds') else value
-            renamed |= {f'{block}.s6.{i}.{S6_NAMES[name]}': x for i, x in enumerate(values)}
+            state |= {f'{block}.s6.{i}.{S6_NAMES[name]}': x for i, x in enumerate(values)}
         else:
-            renamed[key] = value
-    return renamed
+            state[key] = value
+    return state
 
 
 def our_names(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Convert official weights to our names and shapes. Weights with our names stay as they are."""
-    renamed = converted(state_dict, NAMES)
+    state = converted(state_dict, NAMES)
     # channels-first models store linear layers as 1x1 convolutions
-    return {key: value.flatten(1) if value.shape[2:] == (1, 1) else value for key, value in renamed.items()}
+    return {key: value.flatten(1) if value.shape[2:] == (1, 1) else value for key, value in state.items()}
 
 
 @MODELS.register_module()

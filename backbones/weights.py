@@ -22,6 +22,10 @@ from .state_dicts import unwrapped, weights_of
 
 HUB = 'hf-hub:'
 BACKBONE = 'backbone.'  # what names of a backbone begin with in a detector or segmentor
+OPTIONS = (  # what to type after the message that weights are not there
+    'for a backbone, --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file or, to train from random weights, '
+    'model.backbone.init_cfg=None'
+)
 RGB = 3  # channels of the images of the published weights
 SHA256 = {  # of model.safetensors, for repositories with a known hash
     'timm/mambaout_base.in1k@2b222e33224daef82dfc0ad7c140b3c5b441d021': (
@@ -217,11 +221,11 @@ def fetch(checkpoint: str) -> Path:
         name = f'model.safetensors of {checkpoint.removeprefix(HUB)}' if checkpoint.startswith(HUB) else checkpoint
         raise UserError(
             f'cannot download the weights {checkpoint} [{type(error).__name__}]. Download {name} on a machine with a '
-            'network and name the file instead: for a backbone, --cfg-options '
-            'model.backbone.init_cfg.checkpoint=/path/to/file or, to train from random weights, '
-            'model.backbone.init_cfg=None'
+            f'network and name the file instead: {OPTIONS}'
         ) from error
     path = Path(checkpoint).expanduser()
+    if not path.exists():
+        raise UserError(f'the weights {path} do not exist (seen from {Path.cwd()}). Name the file: {OPTIONS}')
     return path / 'model.safetensors' if (path / 'model.safetensors').is_file() else path
 
 

@@ -7,7 +7,7 @@ model = dict(
         type='EfficientVMamba',
         arch='tiny',
         drop_path_rate=0.2,  # EfficientVMamba's, for all sizes (paper, section 5.2)
-        # ours: the name of the file, which is to be downloaded from https://huggingface.co/TerryPei/EfficientVMamba-Tiny
+        # the file's name in the repository's configs; download it from hf.co/TerryPei/EfficientVMamba-Tiny
         init_cfg=dict(type='Pretrained', checkpoint='efficient_vmamba_tiny.ckpt'),
     ),
     neck=dict(in_channels=[48, 96, 192, 384]),

@@ -4,7 +4,7 @@ _base_ = './upernet_efficient_vmamba_tiny.py'
 model = dict(
     backbone=dict(
         arch='base',
-        # ours: the name of the file, from https://huggingface.co/TerryPei/EfficientVMamba-Base
+        # download it from hf.co/TerryPei/EfficientVMamba-Base
         init_cfg=dict(checkpoint='efficient_vmamba_base.ckpt'),
     ),
     decode_head=dict(in_channels=[96, 192, 384, 768]),

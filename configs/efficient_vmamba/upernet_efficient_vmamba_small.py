@@ -4,7 +4,7 @@ _base_ = './upernet_efficient_vmamba_tiny.py'
 model = dict(
     backbone=dict(
         arch='small',
-        # ours: the name of the file, from https://huggingface.co/TerryPei/EfficientVMamba-Small
+        # download it from hf.co/TerryPei/EfficientVMamba-Small
         init_cfg=dict(checkpoint='efficient_vmamba_small.ckpt'),
     ),
     decode_head=dict(in_channels=[64, 128, 256, 512]),

@@ -7,7 +7,7 @@ work_dir = './work_dirs/upernet_vim_{{$VIM_SIZE:}}_official'
 small = '{{$VIM_SIZE:}}' == 'small'
 
 model = dict(
-    # the maps of the tiny one are the mixers' outputs; no output norms
+    # as in the repository: maps of the tiny size are the mixers' outputs, and there are no output norms
     backbone=dict(use_residual_as_feature=small, out_norm=False),
     decode_head=dict(channels=384 if small else 192),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),

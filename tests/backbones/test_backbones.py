@@ -208,6 +208,14 @@ def test_autocast_stays_close_to_fp32_and_trains(build, dtype):
     assert all(p.grad.isfinite().all() and p.grad.dtype is torch.float32 for p in model.parameters())
 
 
+def test_weights_in_half_precision_give_maps_in_half_precision(build):
+    model = noisy(build()).eval()
+    image = torch.randn(1, 3, 64, 96)
+    expected = model(image)
+    for a, b in zip(model.bfloat16()(image.bfloat16()), expected, strict=True):
+        assert a.dtype is torch.bfloat16 and 0 < distance(a.float(), b) < 0.2
+
+
 def test_channels_last_gives_the_same_maps(build):
     model = noisy(build()).eval()
     image = torch.randn(1, 3, 64, 96)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from backbones import LocalVim, LocalVMamba, UserError
@@ -326,7 +327,7 @@ def test_other_sizes_of_localvim_have_the_orders_of_the_tiny_one():
         (lambda w: w.pop('layers.1.mixer.A_log_2'), 'missing blocks.1.mixer.s6.2.A_log'),
         (lambda w: w.update({'layers.1.mixer.x_proj_4.weight': torch.ones(4)}), 'unexpected .*x_proj'),
         (lambda w: w.update({'layers.0.mixer.D_0': torch.ones(9)}), 's6.0.D is'),
-        (lambda w: w.update({'cls_token': torch.ones(1, 1, 8)}), "have a class token .* arch='tiny_without_rope'"),
+        (lambda w: w.update({'cls_token': torch.ones(1, 1, 8)}), "have a class token.* arch='tiny_without_rope'"),
         (lambda w: w.update({'rope.freqs_sin': w['rope.freqs_cos']}), 'rope.freqs_sin is not that of a grid of 14x14'),
         (lambda w: w.update({'rope.freqs_cos': torch.ones(4, 8)}), 'rope.freqs_cos is not that of a grid of 14x14'),
     ],
@@ -365,7 +366,7 @@ def test_weights_with_a_class_token_lose_its_position_in_the_middle(tmp_path):
 
 
 def test_weights_with_rotary_positions_are_refused_by_a_model_without():
-    with pytest.raises(UserError, match="trained with rotary positions: set arch='tiny'"):
+    with pytest.raises(UserError, match='trained with rotary positions: set an arch with rope=True'):
         LocalVim(VIM | dict(rope=False)).convert_state_dict(official_vim())
 
 
@@ -387,3 +388,13 @@ def test_weights_with_rotary_positions_are_refused_by_a_model_without():
 def test_wrong_sizes_are_refused_with_advice(cls, arch, message):
     with pytest.raises(UserError, match=message):
         cls(arch)
+
+
+def test_activation_checkpointing_keeps_one_input_of_each_block():
+    model = LocalVim(dict(dim=8, depth=4, orders=[['rows']] * 4), with_cp=True).train()
+    shapes = []
+    with saved_tensors_hooks(lambda x: shapes.append(tuple(x.shape)) or x, lambda x: x):
+        x = model.patch_embed(torch.randn(1, 3, 48, 64))
+        shapes.clear()
+        model._run_stage(list(model.blocks), x)
+    assert shapes.count((1, 3, 4, 8)) == 4

@@ -257,7 +257,7 @@ def test_the_steps_of_a_new_model_are_those_of_mamba():
         ('L1', "did you mean 'l1'"),
         ('plainmamba_l2', "did you mean 'l2'"),
         (dict(dim=8, depth=3), 'depth=3 must be at least 4'),
-        (dict(dim=8, depth=4, stem_convs=-1), 'too small'),
+        (dict(dim=8, depth=4, stem_convs=-1), 'stem_convs=-1 at least 0'),
         (dict(dim=8, depth=4, first_conv='no'), "first_conv='no' in arch must be of type bool"),
     ],
 )
@@ -277,3 +277,13 @@ def test_implementations_of_the_scan_give_the_same_maps():
     image = torch.randn(1, 3, 70, 45)
     for a, b in zip(model(image), reference(image), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('first_conv', [False, True])
+def test_the_residual_stream_stays_in_fp32_under_autocast(first_conv):
+    model, sums = PlainMamba(dict(dim=8, depth=4, stem_convs=0, first_conv=first_conv)), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: sums.append(output.dtype))
+    with torch.autocast('cpu', torch.bfloat16):
+        model(torch.randn(1, 3, 32, 48))
+    assert sums == [torch.float32] * 4

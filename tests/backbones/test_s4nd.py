@@ -262,7 +262,7 @@ def test_zeros_complete_the_last_patches():
     [
         (dict(arch='s4nd_tiny'), "did you mean 'tiny'"),
         (dict(arch=dict(depths=(1,), dims=(8, 16))), 'must be lists of the same length'),
-        (dict(arch=dict(depths=(1,), dims=(8,), state=7)), 'state=7 must be an even number'),
+        (dict(arch=dict(depths=(1,), dims=(8,), state=7)), 'state=7 must be a positive even number'),
         (dict(kernel_image_size=31), 'kernel_image_size=31 must be None or a number of pixels from 32'),
         (dict(kernel_image_size='224'), "kernel_image_size='224' must be None"),
     ],

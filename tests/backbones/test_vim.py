@@ -211,7 +211,7 @@ def test_maps_of_branches_train_recomputed_and_compiled():
     ('arch', 'message'),
     [
         ('vim_tiny', "did you mean 'tiny'"),
-        (dict(dim=0), 'has a number below 1'),
+        (dict(dim=0), 'dim=0, depth=24 and patch_size=16 must be at least 1'),
         (dict(dim=8, depth=3), 'depth=3 must be at least 4'),
         (dict(dim=8, patch_size=14), 'patch_size=14 must be one of 4, 8, 16, 32'),
     ],

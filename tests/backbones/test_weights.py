@@ -404,3 +404,11 @@ def test_published_weights_under_either_naming_are_adapted(published, tmp_path):
 def test_a_failed_download_says_what_to_do(hub_cache):
     with pytest.raises(UserError, match=r'cannot download .*init_cfg.checkpoint=.*init_cfg=None'):
         load('hf-hub:timm/mambaout_femto.in1k')
+
+
+def test_weights_that_are_not_there_are_refused_with_the_options_to_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        fetch('tiny.ckpt')
+    assert str(caught.value).startswith(f'the weights tiny.ckpt do not exist (seen from {tmp_path}). Name the file: ')
+    assert 'init_cfg.checkpoint=/path/to/file' in str(caught.value) and 'init_cfg=None' in str(caught.value)
