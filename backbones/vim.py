@@ -140,7 +140,7 @@ class MambaBackbone(IsotropicBackbone):
         """Apply the blocks of a stage, each after ``turn``, and return the cells for the next stage and for the map."""
         *earlier, last = blocks
         steps = [*earlier, last if self.use_residual_as_feature else last.with_branch]
-        if turn:  # within the step, so that activation checkpointing keeps no other cells for it
+        if turn is not None:  # within the step, so that activation checkpointing keeps no other cells for it
             steps = [lambda x, step=step: step(turn(x)) for step in steps]
         found = run_blocks(steps, x, self.with_cp)
         return (found, found) if self.use_residual_as_feature else found
