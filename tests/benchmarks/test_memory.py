@@ -28,7 +28,8 @@ def test_the_peak_is_what_a_function_allocates_at_once_whether_in_one_piece_or_i
 @linux
 def test_what_is_allocated_one_after_the_other_does_not_add_up():
     for mib in (12, 48):  # the C library would by default hold pieces below 32 MiB
-        assert peak_bytes(lambda: [len(allocate(mib)) for _ in range(12)]) == pytest.approx(mib * MIB, abs=4 * MIB)  # noqa: B023
+        peak = peak_bytes(lambda: [len(allocate(mib)) for _ in range(12)])  # noqa: B023
+        assert (mib - 4) * MIB < peak < (2 * mib + 4) * MIB  # one is sometimes returned late
 
 
 @linux

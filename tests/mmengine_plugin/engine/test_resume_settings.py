@@ -257,7 +257,7 @@ def test_pretrained_weights_are_read_only_where_the_checkpoint_does_not_replace_
     assert code == 0, said
     for hook in (strict | dict(reinitialise=['extra']), strict | dict(strict=False)):
         code, said = run(tmp_path / 'fresh', 'epochs', custom_hooks=[hook, RESUME], **changes)
-        assert code == 1 and f'{tmp_path}/gone.pth does not exist' in said, said
+        assert code == 1 and f'the weights {tmp_path}/gone.pth do not exist' in said, said
 
 
 def test_one_flipped_bit_of_a_weight_is_noticed(tmp_path):
