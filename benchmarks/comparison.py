@@ -24,7 +24,7 @@ from mmengine_plugin.inference.predictor import load_weights
 from . import backbone
 from .conditions import device_conditions
 from .measuring import DEVICE, bytes_kept_for_backward, measure
-from .memory import failure, limited_memory
+from .memory import failure, limited_memory, return_free_memory
 from .receptive_fields import describe, reach, reaches_all_borders, receptive_field, square_images
 from .whole_models import infer, keep_all_boxes, random_batch, train_step
 
@@ -215,6 +215,7 @@ def _measured(runs: dict[str, Callable[[], None]], rounds: int, what: str, title
 
 
 def _kept(model: nn.Module, x: Tensor) -> dict:
+    return_free_memory()  # what the C library holds of earlier runs counts against the limit
     model.train()
     return dict(kept_gib=bytes_kept_for_backward(partial(backbone.forward, model, x), model) / 2**30)
 

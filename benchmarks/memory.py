@@ -37,11 +37,11 @@ def peak_bytes(run: Callable[[], object]) -> int | None:
     if not PEAKS:
         run()
         return None
-    _return_free_memory()  # else a run would use again what an earlier one has freed, and not raise the peak
+    return_free_memory()  # else a run would use again what an earlier one has freed, and not raise the peak
     (PROCESS / 'clear_refs').write_text('5')
     run()
     peak = _status('VmHWM')
-    _return_free_memory()
+    return_free_memory()
     return max(peak - _status('VmRSS'), 0)
 
 
@@ -85,7 +85,7 @@ def _status(key: str) -> int:
     return int(re.search(rf'{key}:\s+(\d+) kB', (PROCESS / 'status').read_text())[1]) * 1024
 
 
-def _return_free_memory() -> None:
+def return_free_memory() -> None:
     """Return to the system what Python and the C library hold for later, and let the latter hold no large pieces."""
     gc.collect()
     libc = ctypes.CDLL(None)

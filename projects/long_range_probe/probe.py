@@ -7,7 +7,8 @@ It draws strips as cues.py does, trains each of `configs/*.py` on them from thre
 the distance between a cue and the targets whose label it tells, and by the side on which the cue lies. A cue to the
 left comes before a target if cells are read row by row. Chance is one half. It also measures the receptive field, as
 the gradient of the map's central cell with respect to the image. As many trainings run at a time as there are cores.
-The 18 of MambaOut, VMamba and ViT took 36 minutes on two (AMD EPYC). Stop it whenever you like: the same command goes on.
+The 18 of MambaOut, VMamba and ViT took 36 minutes on two (AMD EPYC). Stop it whenever you like: the same command goes
+on.
 
 It writes OUT/probe.json, all figures and how they were measured, OUT/probe.md, tables with the least and the greatest
 value of the seeds (accuracies in per cent, distances in pixels), and two plots.
