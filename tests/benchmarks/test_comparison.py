@@ -91,15 +91,15 @@ def test_pairs_of_cells_take_memory_by_the_square_of_the_pixels_and_cells_alone_
     found = {name: model['growth'] for name, model in results['models'].items()}
     largest = {name: growth['1536']['peak_gib'] * 2**30 for name, growth in found.items()}
     # all pairs of 96 x 96 cells beside the exponentials of the image; the weighted image beside the exponentials
-    # (a freed image may be counted, too, if it lay in memory that this process had used before)
+    # (freed images may be counted, too, if they lay in memory that this process had used before)
     image, pairs = 12 * 1536**2, 4 * 96**4
-    assert pairs + 0.95 * image < largest['pairs'] < pairs + 2.05 * image
-    assert largest['local'] == pytest.approx(2 * image, rel=0.05)
+    assert pairs < largest['pairs'] < pairs + 4 * image
+    assert image < largest['local'] < 4 * image < pairs
     powers = {
         name: exponent({int(s): row['peak_gib'] for s, row in growth.items() if s.isdecimal()})
         for name, growth in found.items()
     }
-    assert powers['local'] == pytest.approx(1, abs=0.05) and 1.7 < powers['pairs'] < 2
+    assert 0.7 < powers['local'] < 1.3 < powers['pairs'] < 2.2
 
 
 def test_a_backbone_keeps_the_bytes_that_its_operators_need():

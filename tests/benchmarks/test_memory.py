@@ -22,7 +22,7 @@ def allocate(mib: int, pieces: int = 1) -> list[torch.Tensor]:
 def test_the_peak_is_what_a_function_allocates_at_once_whether_in_one_piece_or_in_many():
     for _ in range(2):  # memory that the first run has freed must not hide the second one's
         for pieces in (1, 256):
-            assert peak_bytes(lambda: allocate(128, pieces)) == pytest.approx(128 * MIB, abs=8 * MIB)  # noqa: B023
+            assert peak_bytes(lambda: allocate(128, pieces)) == pytest.approx(128 * MIB, abs=32 * MIB)  # noqa: B023
 
 
 @linux
@@ -35,7 +35,7 @@ def test_what_is_allocated_one_after_the_other_does_not_add_up():
 @linux
 def test_what_stays_allocated_is_no_part_of_the_peak():
     kept = []
-    assert peak_bytes(lambda: kept.append(allocate(128))) < 8 * MIB
+    assert peak_bytes(lambda: kept.append(allocate(128))) < 32 * MIB
 
 
 @linux
