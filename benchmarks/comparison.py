@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmengine_plugin import macs
-from mmengine_plugin.inference.predictor import load_weights
+from mmengine_plugin.inference.weights import load_weights
 
 from . import backbone
 from .conditions import device_conditions

@@ -18,48 +18,24 @@ import torch
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader
 from PIL import Image
 from rich.progress import Progress
-from torch import nn
 
 from backbones.errors import UserError
-from backbones.state_dicts import unwrapped, weights_of
-from backbones.weights import refuse_mismatch
 
 from ..atomic_files import atomic_file, write_json
 from ..checks.classes import check_num_classes
 from ..checks.image_channels import check_image_channels
 from ..cli.configs import load_config
-from ..engine.strict_load_hook import names_in_model
 from .collecting import Detections, LabelMap
 from .images import find_images, png_names, read_image, rgb_picture
 from .overlays import draw_detections, draw_labels
 from .pipeline import Input, InputPipeline
 from .run_lengths import to_coco
 from .tiles import check_side, tiles_of
+from .weights import load_weights
 
 LONGEST_PICTURE = 4096  # pixels; pictures of larger images are scaled down
-
-
-def load_weights(model: nn.Module, checkpoint: str) -> dict:
-    """Load all weights of a model from a checkpoint.
-
-    Args:
-        model: The model, on any device.
-        checkpoint: A local file, a URL, or ``hf-hub:<repository>``.
-
-    Returns:
-        The content of the checkpoint.
-
-    Raises:
-        UserError: If the checkpoint cannot be read, or does not fit the model.
-    """
-    content = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-    state = unwrapped(weights_of(content), model.state_dict())
-    refuse_mismatch(checkpoint, *names_in_model(model, state))
-    model.load_state_dict(state, strict=False)
-    return content
 
 
 class Predictor:

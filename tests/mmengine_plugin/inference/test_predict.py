@@ -158,6 +158,7 @@ def stripes(path: Path, orientation: int) -> Image.Image:
     return Image.open(path).convert('RGB')
 
 
+@pytest.mark.usefixtures('detector')  # it writes the checkpoint
 @pytest.mark.parametrize('color_type', ['color', 'color_ignore_orientation'])
 def test_images_are_turned_by_exif_only_if_the_configs_loader_turns_them(color_type, folder, tmp_path):
     options = {'test_dataloader.dataset.pipeline.0.color_type': color_type}
