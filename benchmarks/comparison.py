@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
+from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -23,8 +25,8 @@ from mmengine_plugin.inference.weights import load_weights
 
 from . import backbone
 from .conditions import device_conditions
-from .measuring import DEVICE, bytes_kept_for_backward, measure
-from .memory import failure, limited_memory, return_free_memory
+from .measuring import CUDA, DEVICE, bytes_kept_for_backward, measure
+from .memory import failure, fresh_process, limited_memory, peak_bytes
 from .receptive_fields import describe, reach, reaches_all_borders, receptive_field, square_images
 from .whole_models import infer, keep_all_boxes, random_batch, train_step
 
@@ -107,23 +109,17 @@ def measure_size(configs: Mapping[str, Config]) -> Figures:
 
 def measure_step(configs: Mapping[str, Config], settings: Settings) -> Figures:
     """Measure whole training steps and inference, and what the backbone keeps for the backward pass."""
-    built: dict[str, tuple[nn.Module, OptimWrapper]] = {}
+    peaks = yield from _peaks_of_each(configs, 'step', memory_of_step, settings.shape)
+    built = {}
     for name, cfg in configs.items():
-        if found := (yield from _built(name, 'step', _build_with_optimizer, cfg)):
+        if 'step' in peaks[name] and (found := (yield from _built(name, 'step', _build_with_optimizer, cfg))):
             built[name] = found
     images, height, width = settings.shape
-    task = TASKS[next(iter(configs.values())).default_scope]
     classes = min((_num_classes(model) for model, _ in built.values()), default=1)
-    batch = random_batch(task, images, height, width, classes)
-    for model, _ in built.values():
-        if task == 'segmentation':
-            model.data_preprocessor.size = height, width  # otherwise it pads the images to the recipe's crop
+    batch = _batch(configs, [model for model, _ in built.values()], settings.shape, classes)
     for what, function in dict(step=train_step, inference=infer).items():
-        runs = {name: partial(function, *pair, batch) for name, pair in built.items()}
-        yield from _measured(runs, settings.rounds, what, f'{what} {images}x{height}x{width}')
-    x = torch.rand(images, 3, height, width, device=DEVICE)
-    for name, (model, _) in built.items():
-        yield name, _attempt('kept', _kept, model.backbone, x)
+        runs = {name: partial(function, *pair, batch) for name, pair in built.items() if what in peaks[name]}
+        yield from _measured(runs, settings.rounds, what, f'{what} {images}x{height}x{width}', peaks)
 
 
 def measure_receptive_fields(
@@ -150,17 +146,60 @@ def measure_receptive_fields(
 
 def measure_growth(configs: Mapping[str, Config], settings: Settings) -> Figures:
     """Measure the inference of the backbones on square images; one that fails on a size is left out of larger ones."""
+    sizes = sorted(settings.sizes)
+    peaks = yield from _peaks_of_each(configs, 'growth', memory_of_growth, sizes)
     backbones = {}
     for name, cfg in configs.items():
-        if model := (yield from _built(name, 'growth', build, cfg)):
+        if peaks[name] and (model := (yield from _built(name, 'growth', build, cfg))):
             backbones[name] = model.backbone.eval()
-    for size in sorted(settings.sizes):
-        x = torch.rand(1, 3, size, size, device=DEVICE)
-        runs = {name: partial(backbone.infer, model, x) for name, model in backbones.items()}
-        for name, figures in _measured(runs, settings.rounds, str(size), f'inference {size}x{size}'):
+    for size in map(str, sizes):
+        x = torch.rand(1, 3, int(size), int(size), device=DEVICE)
+        runs = {name: partial(backbone.infer, model, x) for name, model in backbones.items() if size in peaks[name]}
+        for name, figures in _measured(runs, settings.rounds, size, f'inference {size}x{size}', peaks):
             if 'errors' in figures:
                 del backbones[name]
             yield name, figures
+
+
+def memory_of_step(cfg: Config, shape: tuple[int, int, int]) -> dict:
+    """Measure the memory of a training step, of inference, and of what the backbone keeps for the backward pass.
+
+    Args:
+        cfg: A config.
+        shape: Images, height and width of the batch.
+
+    Returns:
+        ``peaks``, the peaks in bytes (``None`` where they cannot be measured) by ``'step'`` and ``'inference'``;
+        ``kept_gib``; and ``errors``, what failed and why, by ``'step'``, ``'inference'`` and ``'kept'``.
+    """
+    with limited_memory():
+        model, optimizer = _build_with_optimizer(cfg)
+        batch = _batch(dict(model=cfg), [model], shape, _num_classes(model))
+        functions = dict(step=train_step, inference=infer)
+        found = _peaks({what: partial(function, model, optimizer, batch) for what, function in functions.items()})
+        images, height, width = shape
+        x = torch.rand(images, 3, height, width, device=DEVICE)
+        kept = _attempt('kept', _kept, model.backbone, x)
+        return found | kept | dict(errors=found['errors'] | kept.get('errors', {}))
+
+
+def memory_of_growth(cfg: Config, sizes: list[int]) -> dict:
+    """Measure the memory of a backbone's inference on one square image of each size, up to the first that fails.
+
+    Args:
+        cfg: A config.
+        sizes: Heights and widths of the images, ascending.
+
+    Returns:
+        ``peaks``, in bytes (``None`` where they cannot be measured), and ``errors``, both by the size as a string.
+    """
+    with limited_memory():
+        model = build(cfg).backbone
+        runs = {
+            str(size): lambda size=size: backbone.infer(model, torch.rand(1, 3, size, size, device=DEVICE))
+            for size in sizes
+        }
+        return _peaks(runs)
 
 
 def build(cfg: Config) -> nn.Module:
@@ -197,6 +236,48 @@ def _attempt(what: str, function: Callable[..., dict], *arguments: object) -> di
         return dict(errors={what: failure(error)})
 
 
+def _peaks_of_each(
+    configs: Mapping[str, Config], what: str, function: Callable[..., dict], *arguments: object
+) -> Iterator[tuple[str, dict]]:
+    """Measure memory, on a CPU in a process of its own; yield what is known, and return the peaks by model."""
+    peaks = {}
+    with nullcontext(lambda function, *arguments: function(*arguments)) if CUDA else fresh_process() as call:
+        for name, cfg in tqdm(configs.items(), desc='memory', leave=False):
+            found = _attempt(what, call, _with_plugins, function, cfg, *arguments)
+            peaks[name] = found.pop('peaks', {})
+            yield name, found
+    return peaks
+
+
+def _with_plugins(function: Callable[..., dict], cfg: Config, *arguments: object) -> dict:
+    """Call a function in a process that may not have imported what the config names."""
+    import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
+    return function(cfg, *arguments)
+
+
+def _peaks(runs: Mapping[str, Callable[[], object]]) -> dict:
+    """The peaks of runs up to the first one that fails, and why it failed."""
+    peaks: dict[str, int | None] = {}
+    for name, run in runs.items():
+        found = _attempt(name, lambda run=run: dict(peak=peak_bytes(run)))
+        if 'errors' in found:
+            return dict(peaks=peaks, **found)
+        peaks[name] = found['peak']
+    return dict(peaks=peaks, errors={})
+
+
+def _batch(
+    configs: Mapping[str, Config], models: Iterable[nn.Module], shape: tuple[int, int, int], classes: int
+) -> dict:
+    """A random batch for the models, which pad segmentation images to its size."""
+    images, height, width = shape
+    task = TASKS[next(iter(configs.values())).default_scope]
+    if task == 'segmentation':
+        for model in models:
+            model.data_preprocessor.size = height, width  # otherwise it pads the images to the recipe's crop
+    return random_batch(task, images, height, width, classes)
+
+
 def _built(name: str, what: str, function: Callable[[Config], object], cfg: Config) -> Iterator[tuple[str, dict]]:
     """Build a model and return it. If that fails, yield why, and return ``None``."""
     found = _attempt(what, lambda: dict(model=function(cfg)))
@@ -205,17 +286,20 @@ def _built(name: str, what: str, function: Callable[[Config], object], cfg: Conf
     return found.get('model')
 
 
-def _measured(runs: dict[str, Callable[[], None]], rounds: int, what: str, title: str) -> Figures:
-    """Run models side by side; yield the figures of each under the name ``what``, or why it failed."""
+def _measured(
+    runs: dict[str, Callable[[], None]], rounds: int, what: str, title: str, peaks: Mapping[str, Mapping]
+) -> Figures:
+    """Run models side by side; yield times and the peak of each under the name ``what``, or why it failed."""
     failures: dict[str, str] = {}
     for name, result in measure(runs, rounds, title, failures).items():
+        if (peak := peaks[name][what]) is not None:
+            result['peak_gib'] = peak / 2**30
         yield name, {what: result}
     for name, reason in failures.items():
         yield name, dict(errors={what: reason})
 
 
 def _kept(model: nn.Module, x: Tensor) -> dict:
-    return_free_memory()  # what the C library holds of earlier runs counts against the limit
     model.train()
     return dict(kept_gib=bytes_kept_for_backward(partial(backbone.forward, model, x), model) / 2**30)
 

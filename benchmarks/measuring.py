@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .memory import failure, peak_bytes
+from .memory import failure
 
 CUDA = torch.cuda.is_available()
 DEVICE = 'cuda' if CUDA else 'cpu'
@@ -30,15 +30,15 @@ def measure(
             Without this dict, the first error is raised.
 
     Returns:
-        The results of :func:`compare` by candidate, and ``peak_gib``, the peak memory of a run in GiB: on CUDA, beyond
-        what was allocated before it; on a CPU under Linux, beyond what stays in use after it, measured during warm-up.
+        The results of :func:`compare` by candidate. On CUDA also ``peak_gib``, the peak memory of a run in GiB, beyond
+        what was allocated before it.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     peaks = {}
     for number in tqdm(range(-1, rounds), desc=title, leave=False):
         for name in list(seconds):
             try:
-                taken, peak = _run(runs[name], number < 0)
+                taken, peak = _run(runs[name])
             except Exception as error:
                 if failures is None:
                     raise
@@ -56,10 +56,8 @@ def measure(
     return results
 
 
-def _run(run: Callable[[], object], warm_up: bool) -> tuple[float, int | None]:
-    """Run once; return the seconds and, on CUDA and in the warm-up on a CPU, the bytes of the peak memory."""
-    if warm_up and not CUDA:
-        return 0.0, peak_bytes(run)
+def _run(run: Callable[[], object]) -> tuple[float, int | None]:
+    """Run once; return the seconds and, on CUDA, the bytes of the peak memory."""
     if CUDA:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

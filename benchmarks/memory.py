@@ -1,15 +1,22 @@
-"""The memory of a CPU: what a function takes at its peak, and a limit that turns too much of it into an error."""
+"""The memory of a CPU: what a function takes at its peak, and a limit that turns too much of it into an error.
+
+The C library keeps freed memory for later, and what it keeps depends on all that a process has done before. Peaks are
+therefore measured in a :func:`fresh_process`, and times in a process that nobody has told to return memory at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
+import os
 import re
 import resource
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -18,30 +25,47 @@ from backbones.errors import UserError
 PROCESS = Path('/proc/self')
 PEAKS = (PROCESS / 'clear_refs').exists()  # Linux alone can reset the peak of a process
 OUT_OF_MEMORY = 'out of memory'
-MAPPED = (
-    2**16
-)  # bytes from which on GNU's C library maps an allocation by itself, and returns it as soon as it is freed
+# Allocations from 64 KiB on are mapped one by one, and returned to the system as soon as they are freed
+RETURN_AT_ONCE = {'MALLOC_MMAP_THRESHOLD_': str(2**16)}  # an environment variable of GNU's C library
 RESERVED = 2**30  # bytes that are left to the rest of the machine
+
+
+@contextlib.contextmanager
+def fresh_process() -> Iterator[Callable]:
+    """A new process, whose C library returns memory to the system as soon as it is freed, in a ``with`` statement.
+
+    Yields:
+        A function that calls a module's function there, ``call(function, *arguments)``, and returns its result. The
+        function, its arguments and its result can be pickled.
+    """
+    with patch.dict(os.environ, RETURN_AT_ONCE), ProcessPoolExecutor(1, get_context('spawn')) as pool:
+        yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
 def peak_bytes(run: Callable[[], object]) -> int | None:
     """Run a function and measure its peak memory, beyond what stays in use after it.
 
-    The peak is that of the resident memory of the whole process, ``VmHWM``, which Linux resets on request. So that
-    freed memory does not count, the C library returns it at once from the first call on, but for small pieces. What
-    stays are the weights and, after a first training step, the states of the optimizer.
+    What stays are the weights and, after a first training step, the states of the optimizer. On CUDA, the peak is that
+    of PyTorch's allocations. On a CPU, it is that of the resident memory of the whole process, ``VmHWM``, which Linux
+    resets on request; elsewhere than in a :func:`fresh_process`, freed memory may count, too.
 
     Returns:
-        Bytes, or ``None`` if the system is not Linux.
+        Bytes, or ``None`` on a CPU if the system is not Linux.
     """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        peak = torch.cuda.max_memory_allocated()
+        gc.collect()
+        return peak - torch.cuda.memory_allocated()
     if not PEAKS:
         run()
         return None
-    return_free_memory()  # else a run would use again what an earlier one has freed, and not raise the peak
     (PROCESS / 'clear_refs').write_text('5')
     run()
     peak = _status('VmHWM')
-    return_free_memory()
+    gc.collect()
     return max(peak - _status('VmRSS'), 0)
 
 
@@ -50,9 +74,10 @@ def limited_memory() -> Iterator[None]:
     """Let this process allocate what the machine has available now, and no more, in the body of a ``with`` statement.
 
     PyTorch then raises an error for an allocation that goes beyond. Without the limit, Linux grants it, and ends the
-    process later. Only Linux has this limit; elsewhere, nothing happens.
+    process later. Only Linux has this limit; elsewhere, nothing happens. On CUDA, the memory that counts is the GPU's,
+    and the driver maps much more of the host's than it uses, so that there is no limit either.
     """
-    if not PEAKS:
+    if not PEAKS or torch.cuda.is_available():
         yield
         return
     available = int(re.search(r'MemAvailable:\s+(\d+)', Path('/proc/meminfo').read_text())[1]) * 1024
@@ -83,12 +108,3 @@ def failure(error: Exception) -> str:
 def _status(key: str) -> int:
     """A figure of this process in bytes."""
     return int(re.search(rf'{key}:\s+(\d+) kB', (PROCESS / 'status').read_text())[1]) * 1024
-
-
-def return_free_memory() -> None:
-    """Return to the system what Python and the C library hold for later, and let the latter hold no large pieces."""
-    gc.collect()
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, 'malloc_trim'):  # the C library may be another one than GNU's
-        libc.mallopt(-3, MAPPED)  # M_MMAP_THRESHOLD of malloc.h
-        libc.malloc_trim(0)

@@ -8,7 +8,7 @@ import torch
 
 from backbones.errors import UserError
 from benchmarks.measuring import measure
-from benchmarks.memory import OUT_OF_MEMORY, PEAKS, failure, limited_memory, peak_bytes
+from benchmarks.memory import OUT_OF_MEMORY, PEAKS, failure, fresh_process, limited_memory, peak_bytes
 
 linux = pytest.mark.skipif(not PEAKS, reason='peaks are measured under Linux alone')
 MIB = 2**20
@@ -18,24 +18,28 @@ def allocate(mib: int, pieces: int = 1) -> list[torch.Tensor]:
     return [torch.ones(mib * MIB // 4 // pieces) for _ in range(pieces)]
 
 
-@linux
-def test_the_peak_is_what_a_function_allocates_at_once_whether_in_one_piece_or_in_many():
-    for _ in range(2):  # memory that the first run has freed must not hide the second one's
-        for pieces in (1, 256):
-            assert peak_bytes(lambda: allocate(128, pieces)) == pytest.approx(128 * MIB, abs=32 * MIB)  # noqa: B023
-
-
-@linux
-def test_what_is_allocated_one_after_the_other_does_not_add_up():
-    for mib in (12, 48):  # the C library would by default hold pieces below 32 MiB
-        peak = peak_bytes(lambda: [len(allocate(mib)) for _ in range(12)])  # noqa: B023
-        assert (mib - 4) * MIB < peak < (2 * mib + 4) * MIB  # one is sometimes returned late
-
-
-@linux
-def test_what_stays_allocated_is_no_part_of_the_peak():
+def peaks_of_allocations() -> dict:
+    """Peaks in MiB; the functions' names say what they should be."""
     kept = []
-    assert peak_bytes(lambda: kept.append(allocate(128))) < 32 * MIB
+    allocate(256, 256)  # memory that has been freed must not hide what follows
+    runs = dict(
+        one_piece=lambda: allocate(128),
+        many_pieces=lambda: allocate(128, 256),
+        medium_one_after_the_other=lambda: [len(allocate(12)) for _ in range(12)],
+        large_one_after_the_other=lambda: [len(allocate(48)) for _ in range(12)],
+        stays=lambda: kept.append(allocate(128)),
+    )
+    return {name: peak_bytes(run) / MIB for name, run in runs.items()}
+
+
+@linux
+def test_the_peak_is_what_a_function_has_allocated_at_once():
+    with fresh_process() as call:
+        found = call(peaks_of_allocations)
+    expected = dict(
+        one_piece=128, many_pieces=128, medium_one_after_the_other=12, large_one_after_the_other=48, stays=0
+    )
+    assert found == pytest.approx(expected, abs=4)
 
 
 @linux
