@@ -175,8 +175,11 @@ def memory_of_step(cfg: Config, shape: tuple[int, int, int]) -> dict:
     with limited_memory():
         model, optimizer = _build_with_optimizer(cfg)
         batch = _batch(dict(model=cfg), [model], shape, _num_classes(model))
-        functions = dict(step=train_step, inference=infer)
-        found = _peaks({what: partial(function, model, optimizer, batch) for what, function in functions.items()})
+        runs = {
+            what: partial(function, model, optimizer, batch)
+            for what, function in dict(step=train_step, inference=infer).items()
+        }
+        found = _peaks({what: partial(peak_bytes, run) for what, run in runs.items()})
         images, height, width = shape
         x = torch.rand(images, 3, height, width, device=DEVICE)
         kept = _attempt('kept', _kept, model.backbone, x)
@@ -195,11 +198,7 @@ def memory_of_growth(cfg: Config, sizes: list[int]) -> dict:
     """
     with limited_memory():
         model = build(cfg).backbone
-        runs = {
-            str(size): lambda size=size: backbone.infer(model, torch.rand(1, 3, size, size, device=DEVICE))
-            for size in sizes
-        }
-        return _peaks(runs)
+        return _peaks({str(size): partial(_peak_of_inference, model, size) for size in sizes})
 
 
 def build(cfg: Config) -> nn.Module:
@@ -255,15 +254,20 @@ def _with_plugins(function: Callable[..., dict], cfg: Config, *arguments: object
     return function(cfg, *arguments)
 
 
-def _peaks(runs: Mapping[str, Callable[[], object]]) -> dict:
-    """The peaks of runs up to the first one that fails, and why it failed."""
+def _peaks(measures: Mapping[str, Callable[[], int | None]]) -> dict:
+    """The peaks of several runs up to the first one that fails, and why it failed."""
     peaks: dict[str, int | None] = {}
-    for name, run in runs.items():
-        found = _attempt(name, lambda run=run: dict(peak=peak_bytes(run)))
+    for name, measure_peak in measures.items():
+        found = _attempt(name, lambda measure_peak=measure_peak: dict(peak=measure_peak()))
         if 'errors' in found:
             return dict(peaks=peaks, **found)
         peaks[name] = found['peak']
     return dict(peaks=peaks, errors={})
+
+
+def _peak_of_inference(model: nn.Module, size: int) -> int | None:
+    x = torch.rand(1, 3, size, size, device=DEVICE)
+    return peak_bytes(partial(backbone.infer, model, x))
 
 
 def _batch(
