@@ -135,8 +135,7 @@ class AttendedS6(nn.Module):
         self, channels: int, rank: int, orders: Sequence[str], official_bug: bool, implementation: str = 'auto'
     ) -> None:
         super().__init__()
-        self.maps = MapS6(channels, orders, rank=rank, implementation=implementation)
-        self.maps.orders = get_orders(orders, official_bug)
+        self.maps = MapS6(channels, get_orders(orders, official_bug), rank=rank, implementation=implementation)
         self.attn = ChannelAttention(channels)
 
     def forward(self, x: Tensor) -> Tensor:

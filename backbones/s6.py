@@ -11,7 +11,7 @@ from timm.layers import trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .ops.scan_orders import get_order
+from .ops.scan_orders import Order, get_order
 from .ops.selective_scan import MOST_ORDERS, check_implementation, choose, scan_lines, selective_scan
 
 
@@ -89,7 +89,7 @@ class MapS6(nn.ModuleList):
 
     Args:
         channels: Channels of the maps ``(B, H, W, channels)``.
-        orders: Scan orders, from :data:`backbones.ops.scan_orders.ORDERS`.
+        orders: Scan orders, or their names in :data:`backbones.ops.scan_orders.ORDERS`.
         state: Size ``N`` of the state of each channel.
         rank: Width of the bottleneck before the step sizes; ``None`` for a sixteenth of the channels, rounded up.
         implementation: Implementation of the scans, a key of :data:`backbones.ops.selective_scan.IMPLEMENTATIONS`.
@@ -101,13 +101,13 @@ class MapS6(nn.ModuleList):
     def __init__(
         self,
         channels: int,
-        orders: Sequence[str],
+        orders: Sequence[str | Order],
         state: int = 16,
         rank: int | None = None,
         implementation: str = 'auto',
     ) -> None:
         super().__init__(S6(channels, state, rank, implementation) for _ in orders)
-        self.orders = [get_order(name) for name in orders]
+        self.orders = [order if isinstance(order, Order) else get_order(order) for order in orders]
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(B, H, W, channels)`` to the same shape, in double precision for double inputs, else in single."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,9 +31,8 @@ from .memory import failure, fresh_process, limited_memory, peak_bytes
 from .receptive_fields import describe, reach, reaches_all_borders, receptive_field, square_images
 from .whole_models import infer, keep_all_boxes, random_batch, train_step
 
-PARTS = ['size', 'step', 'receptive', 'growth']
 TASKS = dict(mmdet='detection', mmseg='segmentation')  # by default_scope
-FIELD_IMAGES = 4  # of a folder, over which a receptive field is averaged
+FIELD_IMAGES = 2  # of a folder, over which a receptive field is averaged
 NOISE_IMAGES = 1  # without a folder
 
 
@@ -76,13 +76,13 @@ def compare(
     Args:
         configs: The configs by the names of the models. Times are compared with those of the first model.
         checkpoints: Trained weights, by the names of the models that have some.
-        parts: Some of ``PARTS``.
+        parts: Some of the keys of ``SETTINGS``.
         settings: How it is measured.
         results: ``parts``, the conditions of each part, and ``models``, the figures of each part by model. What it
             holds of other parts is kept.
         write: Is called with the results whenever a figure is new, so that an interrupted run loses little.
     """
-    MMLogger.get_current_instance().setLevel('WARNING')  # an optimizer logs the settings of each parameter
+    _be_quiet()
     measures = dict(
         size=lambda: measure_size(configs),
         step=lambda: measure_step(configs, settings),
@@ -109,10 +109,10 @@ def measure_size(configs: Mapping[str, Config]) -> Figures:
 
 def measure_step(configs: Mapping[str, Config], settings: Settings) -> Figures:
     """Measure whole training steps and inference, and what the backbone keeps for the backward pass."""
-    peaks = yield from _peaks_of_each(configs, 'step', memory_of_step, settings.shape)
+    peaks = yield from _peaks_of_each(configs, 'build', memory_of_step, settings.shape)
     built = {}
     for name, cfg in configs.items():
-        if 'step' in peaks[name] and (found := (yield from _built(name, 'step', _build_with_optimizer, cfg))):
+        if peaks[name] and (found := (yield from _built(name, 'build', _build_with_optimizer, cfg))):
             built[name] = found
     images, height, width = settings.shape
     classes = min((_num_classes(model) for model, _ in built.values()), default=1)
@@ -135,9 +135,7 @@ def measure_receptive_fields(
             images = [_prepared(model, image) for image in pixels]
             found = _attempt('random', _random_field, model.backbone, images, settings.stride)
             yield name, found
-            if not found.get(
-                'whole_image', True
-            ):  # decays may have underflowed; then, single precision sees too little
+            if not found.get('whole_image', True):  # decays may have underflowed in single precision
                 doubled = copy.deepcopy(model.backbone)
                 yield name, _attempt('reach', _reach_in_double, doubled, images[0], settings.stride)
             if name in checkpoints:
@@ -170,7 +168,8 @@ def memory_of_step(cfg: Config, shape: tuple[int, int, int]) -> dict:
 
     Returns:
         ``peaks``, the peaks in bytes (``None`` where they cannot be measured) by ``'step'`` and ``'inference'``;
-        ``kept_gib``; and ``errors``, what failed and why, by ``'step'``, ``'inference'`` and ``'kept'``.
+        ``kept_gib``; and ``errors``, what failed and why, by ``'step'``, ``'inference'`` and ``'kept'``. Peaks are
+        those of a second run, because the first training step makes the states of the optimizer.
     """
     with limited_memory():
         model, optimizer = _build_with_optimizer(cfg)
@@ -179,7 +178,12 @@ def memory_of_step(cfg: Config, shape: tuple[int, int, int]) -> dict:
             what: partial(function, model, optimizer, batch)
             for what, function in dict(step=train_step, inference=infer).items()
         }
-        found = _peaks({what: partial(peak_bytes, run) for what, run in runs.items()})
+        found: dict = dict(peaks={}, errors={})
+        for what, run in runs.items():
+            peak = _attempt(what, lambda run=run: dict(peak=_peak_of_second_run(run)))
+            found['errors'] |= peak.get('errors', {})
+            if 'peak' in peak:
+                found['peaks'][what] = peak['peak']
         images, height, width = shape
         x = torch.rand(images, 3, height, width, device=DEVICE)
         kept = _attempt('kept', _kept, model.backbone, x)
@@ -194,11 +198,17 @@ def memory_of_growth(cfg: Config, sizes: list[int]) -> dict:
         sizes: Heights and widths of the images, ascending.
 
     Returns:
-        ``peaks``, in bytes (``None`` where they cannot be measured), and ``errors``, both by the size as a string.
+        ``peaks``, in bytes (``None`` where they cannot be measured), and ``errors``, if there are any, both by the size
+        as a string.
     """
     with limited_memory():
-        model = build(cfg).backbone
-        return _peaks({str(size): partial(_peak_of_inference, model, size) for size in sizes})
+        model, peaks = build(cfg).backbone, {}
+        for size in map(str, sizes):
+            found = _attempt(size, lambda size=size: dict(peak=_peak_of_inference(model, int(size))))
+            if 'errors' in found:
+                return dict(peaks=peaks, **found)
+            peaks[size] = found['peak']
+        return dict(peaks=peaks)
 
 
 def build(cfg: Config) -> nn.Module:
@@ -244,25 +254,25 @@ def _peaks_of_each(
         for name, cfg in tqdm(configs.items(), desc='memory', leave=False):
             found = _attempt(what, call, _with_plugins, function, cfg, *arguments)
             peaks[name] = found.pop('peaks', {})
-            yield name, found
+            yield name, found | {key: _in_gib(peak) for key, peak in peaks[name].items()}
     return peaks
+
+
+def _be_quiet() -> None:
+    MMLogger.get_current_instance().setLevel('WARNING')  # an optimizer logs the settings of each parameter
+    warnings.filterwarnings('ignore', module=r'mm(det|seg)\.')  # about what their own models will deprecate
 
 
 def _with_plugins(function: Callable[..., dict], cfg: Config, *arguments: object) -> dict:
     """Call a function in a process that may not have imported what the config names."""
+    _be_quiet()
     import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
     return function(cfg, *arguments)
 
 
-def _peaks(measures: Mapping[str, Callable[[], int | None]]) -> dict:
-    """The peaks of several runs up to the first one that fails, and why it failed."""
-    peaks: dict[str, int | None] = {}
-    for name, measure_peak in measures.items():
-        found = _attempt(name, lambda measure_peak=measure_peak: dict(peak=measure_peak()))
-        if 'errors' in found:
-            return dict(peaks=peaks, **found)
-        peaks[name] = found['peak']
-    return dict(peaks=peaks, errors={})
+def _peak_of_second_run(run: Callable[[], object]) -> int | None:
+    run()
+    return peak_bytes(run)
 
 
 def _peak_of_inference(model: nn.Module, size: int) -> int | None:
@@ -296,11 +306,13 @@ def _measured(
     """Run models side by side; yield times and the peak of each under the name ``what``, or why it failed."""
     failures: dict[str, str] = {}
     for name, result in measure(runs, rounds, title, failures).items():
-        if (peak := peaks[name][what]) is not None:
-            result['peak_gib'] = peak / 2**30
-        yield name, {what: result}
+        yield name, {what: result | _in_gib(peaks[name][what])}
     for name, reason in failures.items():
         yield name, dict(errors={what: reason})
+
+
+def _in_gib(peak: int | None) -> dict:
+    return {} if peak is None else dict(peak_gib=peak / 2**30)
 
 
 def _kept(model: nn.Module, x: Tensor) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from mmengine_plugin.data.folders import files_below
 from .comparison import FIELD_IMAGES, SETTINGS, TASKS, Settings
 from .whole_models import SHAPES
 
+PADDING = 32  # pixels
+
 
 def check(args: argparse.Namespace) -> tuple[dict[str, Config], dict[str, str], Settings, dict]:
     """Read what the arguments of ``tools/compare.py`` name.
@@ -30,6 +33,8 @@ def check(args: argparse.Namespace) -> tuple[dict[str, Config], dict[str, str], 
     Raises:
         UserError: If an argument cannot be used.
     """
+    if args.out.suffix == '.py':
+        raise UserError(f'{args.out} would be the name of the results: name OUT first, and then the configs')
     configs = load_configs(args.configs)
     if {'size', 'step'} & set(args.parts):
         check_heads(configs)
@@ -38,8 +43,11 @@ def check(args: argparse.Namespace) -> tuple[dict[str, Config], dict[str, str], 
     if checkpoints and 'receptive' not in args.parts:
         raise UserError('--checkpoints are of use to the part receptive alone: name it in --parts, or leave them out')
     scores = {name: read_scores(path) for name, path in _for_each(configs, args.scores, '--scores').items()}
-    if args.field_size % args.stride:
-        raise UserError(f'--field-size {args.field_size} must be a multiple of --stride {args.stride}')
+    if args.field_size % math.lcm(args.stride, PADDING):
+        raise UserError(
+            f'--field-size {args.field_size} must be a multiple of --stride {args.stride} and of {PADDING}, to which '
+            'detectors pad images'
+        )
     shape = args.shape or SHAPES[TASKS[first.default_scope]][0]
     settings = Settings(
         shape=batch_shape(shape, '--shape', 'step' in args.parts and 'UPerHead' in _heads(first.model)),

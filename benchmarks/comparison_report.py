@@ -18,7 +18,7 @@ from .report import markdown
 
 plt.switch_backend('agg')
 SCORES = ['coco/bbox_mAP', 'coco/segm_mAP', 'mIoU']  # that the table shows; the JSON file has all
-MARKERS = 'osPDv^<>X*ph'
+STYLES = list(zip([*(f'C{number}' for number in range(10)), 'black', 'gold'], 'osPDv^<>X*ph', strict=True))
 
 
 def write_report(results: dict, out: Path) -> None:
@@ -46,7 +46,7 @@ def exponent(values: Mapping[int, float]) -> float | None:
 
 def growth(found: Mapping[str, dict], figure: str) -> dict[int, float]:
     """A figure by the size of the images: ``'seconds'`` in the median, or ``'peak_gib'``."""
-    rows = {int(size): row for size, row in found.items() if size.isdecimal() and figure in row}
+    rows = {int(size): row for size, row in found.items() if size.isdecimal() and row.get(figure)}
     return {
         size: statistics.median(rows[size]['seconds']) if figure == 'seconds' else rows[size][figure] for size in rows
     }
@@ -77,11 +77,11 @@ COLUMNS: list[tuple[str, str, tuple[str, ...], Callable[[Mapping], str]]] = [
     ('params (M)', 'size', ('size',), lambda found: f'{found["params"] / 1e6:.1f}'),
     ('backbone', 'size', ('size',), lambda found: f'{found["parts"]["backbone"]["params"] / 1e6:.1f}'),
     ('MACs (G)', 'size', ('size',), _macs),
-    ('step, time', 'step', ('step',), lambda found: _ratio(found['step'])),
-    ('step, peak (GiB)', 'step', ('step',), lambda found: f'{found["step"]["peak_gib"]:.2f}'),
-    ('inference, time', 'step', ('inference', 'step'), lambda found: _ratio(found['inference'])),
-    ('inference, peak (GiB)', 'step', ('inference', 'step'), lambda found: f'{found["inference"]["peak_gib"]:.2f}'),
-    ('kept for backward (GiB)', 'step', ('kept', 'step'), lambda found: f'{found["kept_gib"]:.2f}'),
+    ('step, time', 'step', ('step', 'build'), lambda found: _ratio(found['step'])),
+    ('step, peak (GiB)', 'step', ('step', 'build'), lambda found: f'{found["step"]["peak_gib"]:.2f}'),
+    ('inference, time', 'step', ('inference', 'build'), lambda found: _ratio(found['inference'])),
+    ('inference, peak (GiB)', 'step', ('inference', 'build'), lambda found: f'{found["inference"]["peak_gib"]:.2f}'),
+    ('kept for backward (GiB)', 'step', ('kept', 'build'), lambda found: f'{found["kept_gib"]:.2f}'),
     ('reaches (px)', 'receptive', ('random',), _reach),
     ('50 % / 95 % within (px), random', 'receptive', ('random',), lambda found: _radii(found['random'])),
     ('50 % / 95 % within (px), trained', 'receptive', ('trained',), lambda found: _radii(found['trained'])),
@@ -189,13 +189,15 @@ def plot(models: Mapping[str, dict], path: Path) -> None:
     shown = [part for part in panels if any(len(model.get(part, {})) > 1 for model in models.values())]
     if not shown:
         return
-    figure, axes = plt.subplots(1, len(shown), figsize=(5.5 * len(shown), 5), layout='constrained', squeeze=False)
+    figure, axes = plt.subplots(1, len(shown), figsize=(5.5 * len(shown), 5.5), layout='constrained', squeeze=False)
     for part, axis in zip(shown, axes[0], strict=True):
         for number, (name, model) in enumerate(models.items()):
-            style = dict(color=f'C{number % 10}', marker=MARKERS[number % len(MARKERS)], ms=5, lw=1)
+            color, marker = STYLES[number % len(STYLES)]
+            style = dict(color=color, marker=marker, ms=5, lw=1)
             panels[part](axis, name, model.get(part, {}), style)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize='x-small')
+    by_name = {name: line for axis in axes[0] for line, name in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(by_name.values(), by_name, loc='outside lower center', ncols=4, fontsize='small')
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
@@ -203,22 +205,23 @@ def plot(models: Mapping[str, dict], path: Path) -> None:
 
 def _plot_step(axis: Axes, name: str, found: Mapping, style: dict) -> None:
     axis.set(title='training step', xlabel='time, ratio to the first', ylabel='peak memory (GiB)')
-    if row := found.get('step'):
+    if (row := found.get('step')) and {'ratio', 'peak_gib'} <= row.keys():
         spread = [[row['ratio'] - row['low']], [row['high'] - row['ratio']]]
-        axis.errorbar(row['ratio'], row.get('peak_gib', 0), xerr=spread, label=name, **style)
+        axis.errorbar(row['ratio'], row['peak_gib'], xerr=spread, label=name, **style)
 
 
 def _plot_growth(axis: Axes, name: str, found: Mapping, style: dict) -> None:
-    axis.set(title='inference of the backbone', xlabel='megapixels', ylabel='seconds', xscale='log', yscale='log')
+    axis.set(title='inference of the backbone', xlabel='height and width', ylabel='seconds', xscale='log', yscale='log')
     if seconds := growth(found, 'seconds'):
-        power = _power(found, 'seconds')
-        label = f'{name}, power {power}' if power else name
-        axis.plot([size**2 / 1e6 for size in seconds], list(seconds.values()), label=label, **style)
+        axis.plot(list(seconds), list(seconds.values()), label=name, **style)
+        axis.set_xticks(list(seconds), map(str, seconds))
+        axis.set_xticks([], minor=True)
 
 
 def _plot_fields(axis: Axes, name: str, found: Mapping, style: dict) -> None:
-    axis.set(title='receptive field', xlabel='pixels from the cell', ylabel='share of the gradient within')
+    title = 'receptive field (dashed: random weights, solid: trained)'
+    axis.set(title=title, xlabel='pixels from the cell', ylabel='share of the gradient within')
     for weights, line in dict(random='--', trained='-').items():
         if field := found.get(weights):
             values = field['shares']
-            axis.plot(16 * np.arange(len(values)), values, line, label=f'{name}, {weights}', markevery=8, **style)
+            axis.plot(16 * np.arange(len(values)), values, line, label=name, markevery=8, **style)

@@ -14,6 +14,7 @@ import resource
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
@@ -36,18 +37,32 @@ def fresh_process() -> Iterator[Callable]:
 
     Yields:
         A function that calls a module's function there, ``call(function, *arguments)``, and returns its result. The
-        function, its arguments and its result can be pickled.
+        function, its arguments and its result can be pickled. It raises a :class:`UserError` if the process ends, and
+        the next call runs in another one.
     """
-    with patch.dict(os.environ, RETURN_AT_ONCE), ProcessPoolExecutor(1, get_context('spawn')) as pool:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+    with contextlib.ExitStack() as stack:
+        pools: list[ProcessPoolExecutor] = []
+
+        def call(function: Callable, *arguments: object) -> object:
+            if not pools:
+                pools.append(stack.enter_context(ProcessPoolExecutor(1, get_context('spawn'))))
+            try:
+                return pools[0].submit(function, *arguments).result()
+            except BrokenProcessPool:
+                pools.clear()  # the next call gets another process
+                raise UserError('the process that measured its memory was ended, perhaps for lack of memory') from None
+
+        stack.enter_context(patch.dict(os.environ, RETURN_AT_ONCE))
+        yield call
 
 
 def peak_bytes(run: Callable[[], object]) -> int | None:
     """Run a function and measure its peak memory, beyond what stays in use after it.
 
-    What stays are the weights and, after a first training step, the states of the optimizer. On CUDA, the peak is that
-    of PyTorch's allocations. On a CPU, it is that of the resident memory of the whole process, ``VmHWM``, which Linux
-    resets on request; elsewhere than in a :func:`fresh_process`, freed memory may count, too.
+    What a run leaves behind is left out, so the first training step, which makes the states of the optimizer, is no
+    measure. On CUDA, the peak is that of PyTorch's allocations. On a CPU, it is that of the resident memory of the
+    whole process, ``VmHWM``, which Linux resets on request; elsewhere than in a :func:`fresh_process`, freed memory may
+    count, too.
 
     Returns:
         Bytes, or ``None`` on a CPU if the system is not Linux.

@@ -26,7 +26,6 @@ from __future__ import annotations
 import argparse
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import sys
-import warnings
 from pathlib import Path
 
 import torch
@@ -64,7 +63,6 @@ def main() -> None:
     if not (ROOT / 'benchmarks').is_dir():
         raise UserError(f'benchmarks run from a checkout of the repository, and {ROOT} is an installed package')
     sys.path.insert(0, str(ROOT))  # Python has added tools/ alone, and `benchmarks` is never installed
-    warnings.filterwarnings('ignore', module=r'mm(det|seg)\.')  # about what their own models will deprecate
     from benchmarks.comparison import compare
     from benchmarks.comparison_checks import check
     from benchmarks.comparison_report import failures, plot, tables, write_report

@@ -40,7 +40,7 @@ SMALL: dict[str, list[dict]] = dict(
 )
 # models whose LayerNorms have PyTorch's epsilon
 LARGER_EPS = (backbones.VMamba, backbones.EfficientVMamba, backbones.LocalVMamba, backbones.LocalVim)
-QUICK_TO_COMPILE = ('MambaOut', 'VMamba', 'ViT', 'EfficientVMamba')
+QUICK_TO_COMPILE = ('MambaOut', 'ViT')
 STEMS = ('stem.', 'patch_embed.', 'pos_embed')  # prefixes of the names of a stem's parameters
 
 

@@ -9,17 +9,21 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 from torch import nn
 
 from backbones.errors import UserError
-from benchmarks.comparison import PARTS, Settings, build, compare, measure_receptive_fields, measure_step
+from benchmarks.comparison import SETTINGS as SETTINGS_OF_PARTS
+from benchmarks.comparison import Settings, build, compare, measure_receptive_fields, measure_step
 from benchmarks.comparison_checks import check
 from benchmarks.comparison_report import exponent, failures, plot, tables, write_report
-from benchmarks.memory import OUT_OF_MEMORY, PEAKS
+from benchmarks.memory import OUT_OF_MEMORY, PEAKS, fresh_process, peak_bytes
+from benchmarks.whole_models import random_batch, train_step
 from tests.conftest import DETECTION, ROOT, SEGMENTATION
 
 SETTINGS = Settings(shape=(2, 64, 96), rounds=1, sizes=[32, 64], stride=16, field_size=64, images=[])
+PARTS = list(SETTINGS_OF_PARTS)
 PAGE = ROOT / 'docs/comparison.md'
 
 
@@ -31,10 +35,12 @@ class PooledBackbone(BaseModule):
         tokens: ``'local'`` for the mean of each cell, ``'pairs'`` for a matrix of all pairs of cells, or ``'none'``
             for an error that says that memory is lacking.
         drop_path_rate: As of other backbones; it must be 0 in a training step.
+        ballast: Number of further weights.
     """
 
-    def __init__(self, tokens: str = 'local', drop_path_rate: float = 0.5) -> None:
+    def __init__(self, tokens: str = 'local', drop_path_rate: float = 0.5, ballast: int = 0) -> None:
         super().__init__()
+        self.ballast = nn.Parameter(torch.zeros(ballast))
         self.tokens = tokens
         self.drop_path_rate = drop_path_rate
         self.weight = nn.Parameter(torch.ones(()))
@@ -42,7 +48,7 @@ class PooledBackbone(BaseModule):
     def forward(self, x):
         assert not self.training or self.drop_path_rate == 0
         kept = (x * self.weight).exp()  # x is kept for the gradient of the weight, the exponentials for their own
-        pooled = nn.functional.avg_pool2d(kept, 16)
+        pooled = nn.functional.avg_pool2d(kept, 16) + self.ballast.sum()
         if self.tokens == 'pairs':
             cells = pooled.flatten(2).transpose(1, 2)
             pairs = cells @ cells.transpose(1, 2)
@@ -102,8 +108,31 @@ def test_pairs_of_cells_take_memory_by_the_square_of_the_pixels_and_cells_alone_
     assert 0.7 < powers['local'] < 1.3 < powers['pairs'] < 2.2
 
 
+def peaks_of_steps(cfg: Config, images: int, height: int, width: int) -> list[int]:
+    """The peaks of the first three training steps, in a process of its own."""
+    __import__('mmseg_plugin')
+    model = build(cfg)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper)
+    model.data_preprocessor.size = height, width
+    batch = random_batch('segmentation', images, height, width, 3)
+    return [peak_bytes(lambda: train_step(model, optimizer, batch)) for _ in range(3)]
+
+
+@pytest.mark.skipif(not PEAKS, reason='peaks are measured under Linux alone')
+def test_the_peak_of_a_training_step_is_that_of_a_step_whose_optimizer_has_its_states():
+    weights = 2**23
+    cfg = segmentor(ballast=weights)
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.1)
+    results, _ = run(dict(a=cfg), ['step'], Settings((2, 1024, 1024), 1, [], 16, 64, []))
+    with fresh_process() as call:
+        first, second, third = call(peaks_of_steps, cfg, 2, 1024, 1024)
+    assert results['models']['a']['step']['step']['peak_gib'] * 2**30 == pytest.approx(second, rel=0.05)
+    assert second == pytest.approx(third, rel=0.05) and first < second - 4 * weights
+
+
 def test_a_backbone_keeps_the_bytes_that_its_operators_need():
     kept, step, inference = (figures for _, figures in measure_step(dict(a=segmentor()), SETTINGS))
+    assert PEAKS == ('peak_gib' in kept['step']), 'peaks are known before anything is timed'
     assert len(step['step']['seconds']) == len(inference['inference']['seconds']) == 1
     assert kept['kept_gib'] * 2**30 == 2 * 4 * (2 * 3 * 64 * 96)  # x and its exponentials, in fp32
 
@@ -122,8 +151,8 @@ def test_what_fails_is_named_and_everything_else_is_measured_and_written(capsys,
         name: {k: v for part in PARTS for k, v in model[part]['errors'].items()}
         for name, model in results['models'].items()
     }
-    assert errors['large'] == dict.fromkeys(['size', 'step', 'kept', 'random', '32'], OUT_OF_MEMORY)
-    assert set(errors['broken']) == {'size', 'step', 'random', 'growth'}
+    assert errors['large'] == dict.fromkeys(['size', 'step', 'inference', 'kept', 'random', '32'], OUT_OF_MEMORY)
+    assert set(errors['broken']) == {'size', 'build', 'random', 'growth'}
     assert all("unexpected keyword argument 'size'" in reason for reason in errors['broken'].values())
     assert errors['fine'] == errors['pairs'] == {}
     fine = results['models']['fine']
@@ -181,7 +210,7 @@ def arguments(out: Path, *configs: object, **others: object) -> argparse.Namespa
         (dict(configs=[ROOT / 'configs/imagenet_mambaout.py']), 'only models of mmdet and mmseg'),
         (dict(shape='800x1280'), '--shape 800x1280: write three numbers, such as 2x800x1280'),
         (dict(configs=[SEGMENTATION], shape='1x64x64'), 'UperNet trains on 2 images or more'),
-        (dict(field_size=100), '--field-size 100 must be a multiple of --stride 16'),
+        (dict(field_size=100), '--field-size 100 must be a multiple of --stride 16 and of 32'),
         (dict(checkpoints=['-', '-']), '--checkpoints has 2 files for 1 configs: write one for each config'),
         (dict(checkpoints=['none.pth']), '--checkpoints: none.pth is not there'),
         (dict(checkpoints=['-'], parts=['growth']), None),

@@ -1,5 +1,6 @@
 """Peaks of memory are those of known allocations, and too much memory is an error that can be caught."""
 
+import os
 import re
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def test_the_peak_is_what_a_function_has_allocated_at_once():
         one_piece=128, many_pieces=128, medium_one_after_the_other=12, large_one_after_the_other=48, stays=0
     )
     assert found == pytest.approx(expected, abs=4)
+
+
+def test_a_process_that_ends_is_an_error_and_the_next_call_runs_in_another_one():
+    with fresh_process() as call:
+        first = call(os.getpid)
+        with pytest.raises(UserError, match='was ended, perhaps for lack of memory'):
+            call(os._exit, 1)
+        assert call(os.getpid) not in (first, os.getpid())
 
 
 @linux
