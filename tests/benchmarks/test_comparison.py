@@ -218,6 +218,7 @@ def arguments(out: Path, *configs: object, **others: object) -> argparse.Namespa
         (dict(scores=[SEGMENTATION]), 'holds no scores: tools/test.py CONFIG CHECKPOINT --json'),
         (dict(images=ROOT / 'configs'), 'holds no image: name a folder of images'),
         (dict(images=ROOT / 'none'), 'is not a folder'),
+        (dict(out=DETECTION), 'would be the name of the results: name OUT first, and then the configs'),
         (dict(configs=[DETECTION, SEGMENTATION], parts=['receptive', 'growth']), None),
     ],
 )
