@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -82,7 +82,6 @@ def compare(
             holds of other parts is kept.
         write: Is called with the results whenever a figure is new, so that an interrupted run loses little.
     """
-    _be_quiet()
     measures = dict(
         size=lambda: measure_size(configs),
         step=lambda: measure_step(configs, settings),
@@ -93,7 +92,7 @@ def compare(
         results['parts'][part] = device_conditions() | {key: vars(settings)[key] for key in SETTINGS[part]}
         for name in configs:
             results['models'].setdefault(name, {})[part] = dict(errors={})
-        with limited_memory():
+        with limited_memory(), _quiet():
             for name, figures in measures[part]():
                 found = results['models'][name][part]
                 errors = found['errors'] | figures.pop('errors', {})
@@ -258,16 +257,25 @@ def _peaks_of_each(
     return peaks
 
 
-def _be_quiet() -> None:
-    MMLogger.get_current_instance().setLevel('WARNING')  # an optimizer logs the settings of each parameter
-    warnings.filterwarnings('ignore', module=r'mm(det|seg)\.')  # about what their own models will deprecate
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out the settings of each parameter, which an optimizer logs, and what mmdet's own models will deprecate."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', module=r'mm(det|seg)\.')
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _with_plugins(function: Callable[..., dict], cfg: Config, *arguments: object) -> dict:
     """Call a function in a process that may not have imported what the config names."""
-    _be_quiet()
-    import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
-    return function(cfg, *arguments)
+    with _quiet():
+        import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
+        return function(cfg, *arguments)
 
 
 def _peak_of_second_run(run: Callable[[], object]) -> int | None:

@@ -166,10 +166,11 @@ def _notes(results: dict) -> Iterator[str]:
     if 'step' in how:
         yield f'step: a batch of {"x".join(map(str, how["step"]["shape"]))}, {how["step"]["rounds"]} rounds'
         for what in ('step', 'inference'):
-            found = {name: model['step'][what] for name, model in results['models'].items() if what in model['step']}
-            if found:
-                name, row = next(iter(found.items()))
-                yield f'{what}: times are ratios to those of `{name}`, {statistics.median(row["seconds"]):.3g} s'
+            rows = {name: model['step'].get(what, {}) for name, model in results['models'].items()}
+            timed = {name: row['seconds'] for name, row in rows.items() if 'seconds' in row}
+            if timed:
+                name, seconds = next(iter(timed.items()))
+                yield f'{what}: times are ratios to those of `{name}`, {statistics.median(seconds):.3g} s'
     if 'receptive' in how:
         at, images = how['receptive'], how['receptive']['images']
         source = f'{len(images)} images of {Path(images[0]).parent}' if images else 'noise'

@@ -31,7 +31,7 @@ def test_two_detectors_are_compared_and_a_config_that_fails_is_named_at_the_end(
     configs = DETECTION, tmp_path / 'vit.py', tmp_path / 'wrong.py'
     done = tool('compare.py', tmp_path / 'out', *configs, *OPTIONS)
     assert done.returncode == 1, done.stdout[-3000:]
-    assert 'error: not all could be measured: wrong, step: ' in done.stdout.splitlines()[-1]
+    assert 'error: not all could be measured: wrong, build: ' in done.stdout.splitlines()[-1]
     found = json.loads((tmp_path / 'out.json').read_text())
     assert found['parts']['step']['shape'] == [1, 64, 96] and 'tools/compare.py' in found['parts']['step']['command']
     mini, vit, wrong = found['models'].values()
