@@ -1,4 +1,4 @@
-"""Answers to the errors that a user can cause: one message instead of a traceback."""
+"""The end of a program: one message for an error that a user can cause, and an exit code that is true."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from mmengine.config import Config
 from torch import distributed as dist
@@ -14,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from backbones.errors import UserError, did_you_mean
 
+from ..compat.private_names import exit_without_finalizing
 from .cfg_options import REGISTRIES
 from .encoding import use_utf8
 from .unknown_arguments import NEW_TYPES, explain_arguments, key_of_type
@@ -31,10 +33,34 @@ def note_config(cfg: Config) -> None:
 def run(main: Callable[[], None]) -> None:
     """Call a program's ``main``. A :class:`UserError` is printed as one message, and the exit code is then 1."""
     use_utf8()
+    code: str | int | None = 0
+    try:
+        call_main(main)
+    except SystemExit as error:
+        code = error.code
+    if dist.is_available() and dist.is_initialized():
+        end_process(code)
+    sys.exit(code)
+
+
+def end_process(code: str | int | None) -> NoReturn:
+    """End a process of several as ``sys.exit(code)`` would, but without taking the interpreter apart.
+
+    While Python does that, it ends each thread that asks for its lock. gloo's threads cannot be ended so: they abort
+    a process that has done all its work. They outlive ``destroy_process_group`` if anything still holds the group,
+    as a model in DistributedDataParallel does.
+    """
+    if code == 0:
+        dist.destroy_process_group()  # NCCL warns otherwise; after an error, the other processes may not answer
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    exit_without_finalizing(code if isinstance(code, int) else int(code is not None))
+
+
+def call_main(main: Callable[[], None]) -> None:
+    """Call a program's ``main``, and exit with one message after an error that a user can cause."""
     try:
         main()
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()  # else its threads may abort a process that has done all its work
     except UserError as error:
         # an error in a data loader's worker comes here with the text of its traceback before the message
         sys.exit(f'error: {str(error).rpartition("errors.UserError: ")[2].rstrip()}')

@@ -1,4 +1,4 @@
-"""The private names of mmengine and PyTorch that this project uses, each with its reason.
+"""The private names of mmengine, PyTorch and Python that this project uses, each with its reason.
 
 Everything else goes through public names. One more private name is in ``backbones/private_names.py``, since
 ``backbones`` must not import this package. All were tried with mmengine 0.11.0rc3, torch 2.12.1 and torchvision
@@ -7,9 +7,14 @@ Everything else goes through public names. One more private name is in ``backbon
 
 from __future__ import annotations
 
+import atexit
 import math
+import os
+import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from mmengine.config import Config
@@ -40,6 +45,9 @@ PRIVATE: dict[object, tuple[str, ...]] = {
     torch.ops.torchvision: ('_roi_align_backward',),
     nn.modules.batchnorm: ('_BatchNorm',),
     torch.utils: ('_python_dispatch', '_pytree'),
+    threading: ('_shutdown',),
+    atexit: ('_run_exitfuncs',),
+    os: ('_exit',),
 }
 
 IMAGE_SIZE = '_input_size'
@@ -118,6 +126,19 @@ def set_batch_sizes_in_pixels(model: nn.Module, sizes: list[list[int] | None]) -
     modules = [module for module in model.modules() if hasattr(module, IMAGE_SIZE)]
     for module, size in zip(modules, sizes, strict=True):
         setattr(module, IMAGE_SIZE, size and tuple(size))
+
+
+def exit_without_finalizing(code: int) -> NoReturn:
+    """End this process as Python does, but leave the interpreter as it is.
+
+    What Python does before it finalizes has no public name: it waits for the threads that are no daemons, and calls
+    the functions of ``atexit``.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class StepCheckpointHook(CheckpointHook):
