@@ -226,8 +226,10 @@ def build(cfg: Config) -> nn.Module:
 
 
 def _build_with_optimizer(cfg: Config) -> tuple[nn.Module, OptimWrapper]:
-    model = build(cfg)
-    return model, build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+    model, wrapper = build(cfg), copy.deepcopy(cfg.optim_wrapper)
+    if CUDA and 'Amp' in str(wrapper.get('type')):
+        wrapper.dtype = 'bfloat16'  # fp16 skips the optimizer's update while it looks for its loss scale
+    return model, build_optim_wrapper(model, wrapper)
 
 
 def _num_classes(model: nn.Module) -> int:

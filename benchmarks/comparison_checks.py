@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from mmengine_plugin.atomic_files import make_folder
 from mmengine_plugin.cli.arguments import batch_shape
 from mmengine_plugin.cli.configs import load_config
 from mmengine_plugin.data.folders import files_below
+from mmengine_plugin.engine.changed_settings import flatten
 
 from .comparison import FIELD_IMAGES, SETTINGS, TASKS, Settings
 from .whole_models import SHAPES
@@ -58,7 +61,8 @@ def check(args: argparse.Namespace) -> tuple[dict[str, Config], dict[str, str], 
         images=find_images(args.images)[:FIELD_IMAGES] if args.images else [],
     )
     make_folder(args.out.parent)
-    results = earlier_results(Path(f'{args.out}.json'), list(configs))
+    results = earlier_results(Path(f'{args.out}.json'), dict(zip(configs, args.configs, strict=True)))
+    results['heads'] = differences(configs)
     for name, found in scores.items():
         results['models'][name]['scores'] = found
     return configs, checkpoints, settings, results
@@ -133,15 +137,43 @@ def find_images(folder: Path) -> list[str]:
     return found
 
 
-def earlier_results(path: Path, names: list[str]) -> dict:
-    """Read the results of an earlier run with the same models, or make new ones."""
+def differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
+    """The settings by which models differ from the first one outside their backbones, by the names of the models.
+
+    Numbers of input channels and checkpoints belong to a backbone, and so does the normalisation of its images.
+    """
+    of_backbone = re.compile(r'model\.(backbone|data_preprocessor)\b.*|.*\b(in_channels|init_cfg)\b.*')
+    heads = {
+        name: {key: value for key, value in flatten(cfg.model, 'model') if not of_backbone.fullmatch(key)}
+        for name, cfg in configs.items()
+    }
+    first = next(iter(heads.values()))
+    found = {
+        name: [f'{key} {first.get(key)} -> {head.get(key)}' for key in first | head if first.get(key) != head.get(key)]
+        for name, head in heads.items()
+    }
+    return {name: lines for name, lines in found.items() if lines}
+
+
+def earlier_results(path: Path, configs: Mapping[str, str]) -> dict:
+    """Read the results of an earlier run with the same models, or make new ones.
+
+    Args:
+        path: Path of the results.
+        configs: The paths of the configs by the names of the models.
+    """
     if not path.is_file():
-        return dict(parts={}, models={name: {} for name in names})
+        return dict(configs=dict(configs), parts={}, models={name: {} for name in configs})
     try:
         found = json.loads(path.read_bytes())
-        models = list(found['models'])
+        known, earlier = set(found['parts']) <= set(SETTINGS), dict(found['configs'])
     except (KeyError, TypeError, ValueError):
-        raise UserError(f'{path} is not the result of a comparison: name another OUT, or remove the file') from None
-    if models != names or not set(found['parts']) <= set(SETTINGS):
-        raise UserError(f'{path} compares {", ".join(models)}: name the same configs, another OUT, or remove the file')
+        known, earlier = False, {}
+    if not known:
+        raise UserError(f'{path} is not the result of a comparison: name another OUT, or remove the file')
+    if list(map(os.path.realpath, earlier.values())) != list(map(os.path.realpath, configs.values())):
+        raise UserError(
+            f'{path} compares {", ".join(earlier.values())} (seen from {Path.cwd()}): name the same configs, another '
+            'OUT, or remove the file'
+        )
     return found

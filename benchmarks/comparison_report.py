@@ -57,8 +57,12 @@ def _ratio(row: Mapping) -> str:
 
 
 def _power(found: Mapping, figure: str) -> str:
-    power = exponent(growth(found, figure))
-    return '' if power is None else f'{power:.2f}'
+    values = growth(found, figure)
+    power = exponent(values)
+    if power is None:
+        return ''
+    failed = any(size.isdecimal() for size in found['errors'])  # then the larger sizes are missing
+    return f'{power:.2f} (up to {max(values)})' if failed else f'{power:.2f}'
 
 
 def _reach(found: Mapping) -> str:
@@ -177,6 +181,8 @@ def _notes(results: dict) -> Iterator[str]:
         yield f'receptive field: map at stride {at["stride"]}, {source} of {at["field_size"]}x{at["field_size"]}'
     if 'growth' in how:
         yield f'growth: one image, {how["growth"]["rounds"]} rounds'
+    for name, differences in results.get('heads', {}).items():
+        yield f'`{name}` differs by more than its backbone: {"; ".join(differences)}'
     commands: dict[str, list[str]] = {}
     for part in how:
         commands.setdefault(summary(how[part]), []).append(part)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from unittest.mock import patch
 
 import torch
@@ -29,6 +29,7 @@ OUT_OF_MEMORY = 'out of memory'
 # Allocations from 64 KiB on are mapped one by one, and returned to the system as soon as they are freed
 RETURN_AT_ONCE = {'MALLOC_MMAP_THRESHOLD_': str(2**16)}  # an environment variable of GNU's C library
 RESERVED = 2**30  # bytes that are left to the rest of the machine
+_OLDEST = torch.ones((), requires_grad=True).clone()  # a node of autograd from before all that is measured
 
 
 @contextlib.contextmanager
@@ -86,16 +87,18 @@ def peak_bytes(run: Callable[[], object]) -> int | None:
 
 @contextlib.contextmanager
 def limited_memory() -> Iterator[None]:
-    """Let this process allocate what the machine has available now, and no more, in the body of a ``with`` statement.
+    """Let this process allocate what is available now, and no more, in the body of a ``with`` statement.
 
-    PyTorch then raises an error for an allocation that goes beyond. Without the limit, Linux grants it, and ends the
-    process later. Only Linux has this limit; elsewhere, nothing happens. On CUDA, the memory that counts is the GPU's,
-    and the driver maps much more of the host's than it uses, so that there is no limit either.
+    What is available is the machine's, or what is left to the process's control group, such as a container or a job of
+    Slurm. PyTorch then raises an error for an allocation that goes beyond. Without the limit, Linux grants it, and ends
+    the process later. Only Linux has this limit; elsewhere, nothing happens. On CUDA, the memory that counts is the
+    GPU's, and the driver maps much more of the host's than it uses, so that there is no limit either.
     """
     if not PEAKS or torch.cuda.is_available():
         yield
         return
     available = int(re.search(r'MemAvailable:\s+(\d+)', Path('/proc/meminfo').read_text())[1]) * 1024
+    available = min([available, *left_to_groups()])
     limit = _status('VmData') + max(available - RESERVED, RESERVED)
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (min([limit, *(old for old in (soft, hard) if old >= 0)]), hard))
@@ -105,11 +108,33 @@ def limited_memory() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
+def left_to_groups(groups: Path = Path('/sys/fs/cgroup'), process: Path = PROCESS) -> Iterator[int]:
+    """Yield the bytes that are left to each control group of a process whose memory is limited.
+
+    Args:
+        groups: Where Linux shows the groups of version 2. Those of version 1 are not read.
+        process: The folder of the process in ``/proc``.
+    """
+    file = process / 'cgroup'
+    found = re.search(r'^0::/(.*)', file.read_text(), re.M) if file.is_file() else None
+    if not found:
+        return
+    name = PurePosixPath(found[1])
+    for group in (groups / part for part in (name, *name.parents)):
+        limit = group / 'memory.max'
+        if limit.is_file() and (most := limit.read_text().strip()) != 'max':
+            cached = re.search(r'^inactive_file (\d+)', (group / 'memory.stat').read_text(), re.M)
+            used = int((group / 'memory.current').read_text()) - int(cached[1])  # the cache gives way
+            yield max(int(most) - used, 0)
+
+
 def failure(error: Exception) -> str:
     """Describe an error in one line: ``OUT_OF_MEMORY``, the message of a :class:`UserError`, or its type and message.
 
-    In the last case, its traceback is printed.
+    In the last case, its traceback is printed. What a backward pass has left in the queue of autograd's CPU thread is
+    removed: it would keep the memory of its whole graph. The queue drops it on the way to a node that is older.
     """
+    _OLDEST.backward(retain_graph=True)
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     if no_memory:
         return OUT_OF_MEMORY

@@ -31,12 +31,12 @@ def conditions(runner: Runner) -> dict[str, object]:
     sections = ('model', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'train_cfg', 'auto_scale_lr')
     settings = {}
     for section in sections:
-        for key, value in _flatten(runner.cfg.get(section), section):
+        for key, value in flatten(runner.cfg.get(section), section):
             if '.init_cfg' not in key:  # a resumed run does not use it
                 settings[key] = value
     for hook in runner.cfg.get('custom_hooks') or ():
         if isinstance(hook, Mapping):
-            settings |= dict(_flatten(hook, f'custom_hooks.{hook["type"]}'))
+            settings |= dict(flatten(hook, f'custom_hooks.{hook["type"]}'))
     return dict(
         processes=get_world_size(),
         batch_size=runner.cfg.get('train_dataloader', {}).get('batch_size'),
@@ -180,8 +180,16 @@ def _fast_forward(schedulers: list, epochs: int, iterations: int, epoch_start: i
                         scheduler.step()
 
 
-def _flatten(value: object, name: str) -> Iterator[tuple[str, str]]:
-    """The settings of a section of a config by their dotted names."""
+def flatten(value: object, name: str) -> Iterator[tuple[str, str]]:
+    """Yield the settings of a section of a config.
+
+    Args:
+        value: The section.
+        name: Its name.
+
+    Yields:
+        The dotted name of each setting, and its value as Python writes it.
+    """
     if isinstance(value, Mapping) and value:
         items = value.items()
     elif isinstance(value, list) and value:
@@ -190,4 +198,4 @@ def _flatten(value: object, name: str) -> Iterator[tuple[str, str]]:
         yield name, repr(value)
         return
     for key, part in items:
-        yield from _flatten(part, f'{name}.{key}')
+        yield from flatten(part, f'{name}.{key}')

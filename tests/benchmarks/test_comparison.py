@@ -170,6 +170,10 @@ def test_what_fails_is_named_and_everything_else_is_measured_and_written(capsys,
     assert '| 1.00 (1.00 to 1.00) |' in row and '| 0 / 15 / 0 / 15 |' in row
     assert 'times are ratios to those of `fine`' in text and '- large, kept: out of memory' in text
     assert '| `large` | out of memory |  |' in text  # growth: no larger size was tried
+    found = results['models']['fine']['growth']
+    found['errors'] = {str(max(SETTINGS.sizes) * 2): OUT_OF_MEMORY}
+    assert f' (up to {max(SETTINGS.sizes)}) |' in tables(results) and ' (up to ' not in text
+    found['errors'] = {}
     write_report(results, tmp_path / 'out')
     plot(results['models'], tmp_path / 'out.png')
     assert json.loads((tmp_path / 'out.json').read_text()) == json.loads(json.dumps(results))
@@ -247,11 +251,25 @@ def test_a_later_run_keeps_the_parts_and_scores_that_it_does_not_measure(tmp_pat
     assert again['parts'] == dict(size=dict(command='first')) and model['size'] == dict(params=1)
     assert model['scores']['coco/bbox_mAP'] == 0.451
     assert '| bbox_mAP 0.451, segm_mAP 0.41 |' in tables(dict(parts={}, models=results['models']))
-    with pytest.raises(UserError, match='compares mask_rcnn_mambaout_mini: name the same configs, another OUT'):
+    with pytest.raises(UserError, match=f'compares {DETECTION} .*: name the same configs, another OUT'):
         check(arguments(tmp_path / 'out', SEGMENTATION))
+    namesake = tmp_path / Path(DETECTION).name
+    namesake.write_text(f'_base_ = {str(DETECTION)!r}')
+    with pytest.raises(UserError, match='name the same configs'):
+        check(arguments(tmp_path / 'out', namesake))
     (tmp_path / 'out.json').write_text('[]')
     with pytest.raises(UserError, match='is not the result of a comparison'):
         check(arguments(tmp_path / 'out', DETECTION))
+
+
+def test_heads_that_differ_are_named_below_the_table(tmp_path):
+    base, other, same = SEGMENTATION, tmp_path / 'wide.py', tmp_path / 'same.py'
+    other.write_text(f'_base_ = {str(base)!r}\nmodel = dict(decode_head=dict(channels=99))')
+    same.write_text(f'_base_ = {str(base)!r}\nmodel = dict(backbone=dict(drop_path_rate=0.5))')
+    _, _, _, results = check(arguments(tmp_path / 'out', base, other, same))
+    channels = Config.fromfile(base).model.decode_head.channels
+    assert results['heads'] == dict(wide=[f'model.decode_head.channels {channels} -> 99'])
+    assert f'- `wide` differs by more than its backbone: model.decode_head.channels {channels} -> 99' in tables(results)
 
 
 def test_the_tables_of_the_page_are_those_of_the_runs():

@@ -2,6 +2,9 @@
 
 import os
 import re
+import threading
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 
 from backbones.errors import UserError
 from benchmarks.measuring import measure
-from benchmarks.memory import OUT_OF_MEMORY, PEAKS, failure, fresh_process, limited_memory, peak_bytes
+from benchmarks.memory import OUT_OF_MEMORY, PEAKS, failure, fresh_process, left_to_groups, limited_memory, peak_bytes
 
 linux = pytest.mark.skipif(not PEAKS, reason='peaks are measured under Linux alone')
 MIB = 2**20
@@ -65,6 +68,61 @@ def test_beyond_the_memory_of_the_machine_an_allocation_fails():
         assert failure(raised.value) == OUT_OF_MEMORY
         torch.empty(2**26)  # a smaller one is granted
     allocate_more_than_there_is()
+
+
+@linux
+def test_what_is_left_to_a_container_is_what_its_groups_leave(tmp_path):
+    """The groups of version 2, as Linux shows them; one of version 1 has a controller between its colons."""
+    process, groups = tmp_path / 'process', tmp_path / 'groups'
+    for name, most, used, cached in (
+        ('job', '1000', 700, 100),
+        ('job/step', 'max', 600, 50),
+        ('job/step/a', '90', 80, 0),
+    ):
+        (groups / name).mkdir(parents=True)
+        (groups / name / 'memory.max').write_text(f'{most}\n')
+        (groups / name / 'memory.current').write_text(f'{used}\n')
+        (groups / name / 'memory.stat').write_text(f'anon 5\ninactive_file {cached}\nactive_file 3\n')
+    process.mkdir()
+    found = {}
+    for text in ('0::/job/step/a', '0::/job/step', '0::/', '4:memory:/job', '0::/../other', '4:memory:/job\n0::/job'):
+        (process / 'cgroup').write_text(f'{text}\n')
+        found[text] = list(left_to_groups(groups, process))
+    alone = {'0::/': [], '4:memory:/job': [], '0::/../other': []}
+    assert found == {'0::/job/step/a': [10, 400], '0::/job/step': [400], '4:memory:/job\n0::/job': [400], **alone}
+    assert list(left_to_groups(groups, tmp_path / 'none')) == []
+
+
+class Identity(torch.autograd.Function):
+    """The identity. Its node of the graph holds an object; without one, its backward pass finds no memory."""
+
+    @staticmethod
+    def forward(ctx, x, held):
+        ctx.held = held
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.held is None:
+            raise MemoryError
+        return grad, None
+
+
+def fail_in_backward(report: Callable) -> weakref.ref:
+    """Fail while one branch of a graph is still to come, and return a reference to what that branch holds."""
+    held, x = threading.Event(), torch.ones(3, requires_grad=True)
+    try:
+        (Identity.apply(x, held).sum() + Identity.apply(x, None).sum()).backward()  # the later one comes first
+    except MemoryError as error:
+        report(error)
+    return weakref.ref(held)
+
+
+def test_the_graph_of_a_backward_pass_that_failed_is_freed_when_the_failure_is_reported():
+    assert fail_in_backward(failure)() is None
+    kept = fail_in_backward(str)
+    assert kept() is not None
+    assert failure(MemoryError()) == OUT_OF_MEMORY and kept() is None
 
 
 def test_a_candidate_that_fails_is_named_and_the_others_go_on(capsys):

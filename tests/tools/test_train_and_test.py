@@ -243,9 +243,10 @@ def test_resuming_runs_no_code_of_a_checkpoint(tool, mini_data, detector, tmp_pa
 )
 def test_one_line_in_a_config_compiles_the_model(base, line, said, tool, mini_data, tmp_path):
     (tmp_path / 'mine.py').write_text(f'_base_ = {str(base)!r}\n{line}\n')
-    length = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+    length = ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'train_dataloader.dataset.indices=4']
     if base == SEGMENTATION:
         length = ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'train_dataloader.batch_size=2']
+    length += ['val_dataloader.dataset.indices=2']
     options = ['--work-dir', tmp_path, '--cfg-options', *FAST, *length, 'default_hooks.logger.interval=1']
     done = tool('train.py', tmp_path / 'mine.py', *options, cwd=mini_data)
     assert done.returncode == 0 and said in done.stdout, done.stdout[-3000:]

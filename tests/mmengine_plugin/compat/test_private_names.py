@@ -1,6 +1,7 @@
 """Private names of other libraries are known to one module, and the installed versions still have them."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ def has(owner: object, name: str) -> bool:
     return any(name in code.co_names or name in code.co_consts for code in codes)
 
 
+@cache
 def own_names() -> set[str]:
     """The private names that our own code defines: functions, classes, variables and attributes."""
     names = set()
