@@ -11,11 +11,13 @@ import gc
 import os
 import re
 import resource
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path, PurePosixPath
 from unittest.mock import patch
 
@@ -39,14 +41,14 @@ def fresh_process() -> Iterator[Callable]:
     Yields:
         A function that calls a module's function there, ``call(function, *arguments)``, and returns its result. The
         function, its arguments and its result can be pickled. It raises a :class:`UserError` if the process ends, and
-        the next call runs in another one.
+        the next call runs in another one. The process never outlives this one.
     """
     with contextlib.ExitStack() as stack:
         pools: list[ProcessPoolExecutor] = []
 
         def call(function: Callable, *arguments: object) -> object:
             if not pools:
-                pools.append(stack.enter_context(ProcessPoolExecutor(1, get_context('spawn'))))
+                pools.append(stack.enter_context(ProcessPoolExecutor(1, get_context('spawn'), end_with_parent)))
             try:
                 return pools[0].submit(function, *arguments).result()
             except BrokenProcessPool:
@@ -55,6 +57,16 @@ def fresh_process() -> Iterator[Callable]:
 
         stack.enter_context(patch.dict(os.environ, RETURN_AT_ONCE))
         yield call
+
+
+def end_with_parent() -> None:
+    """Let a process end when the one that started it ends, whatever the reason; it would wait for calls for ever."""
+
+    def wait() -> None:
+        parent_process().join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def peak_bytes(run: Callable[[], object]) -> int | None:

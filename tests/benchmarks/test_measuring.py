@@ -1,10 +1,12 @@
 """What the figures of the benchmark mean: bytes by closed form, host times, and candidates that compute the same."""
 
 import time
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from backbones.errors import UserError
 from backbones.ops.selective_scan import selective_scan
@@ -12,6 +14,22 @@ from benchmarks import compiled_kernels, kernels, report, scan
 from benchmarks.candidates import drop_path_candidates
 from benchmarks.compiled import Compiled
 from benchmarks.host_times import host_times, timed
+from benchmarks.measuring import bytes_kept_for_backward
+
+
+def test_what_a_forward_pass_keeps_is_counted_once_and_freed():
+    """A square root keeps its own output, a product both factors; the weight is the model's."""
+    model = nn.Linear(256, 256, bias=False)
+    x, outputs = torch.ones(64, 256), []
+
+    def forward():
+        output = model(x).exp().sqrt()
+        outputs.append(weakref.ref(output))
+        return output * output
+
+    kept = bytes_kept_for_backward(forward, model)
+    assert kept == 3 * 4 * 64 * 256  # the input, the exponentials, and the roots
+    assert outputs[0]() is None
 
 
 def test_a_kernel_must_move_each_value_once():

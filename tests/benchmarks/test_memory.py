@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import torch
 from backbones.errors import UserError
 from benchmarks.measuring import measure
 from benchmarks.memory import OUT_OF_MEMORY, PEAKS, failure, fresh_process, left_to_groups, limited_memory, peak_bytes
+from tests.conftest import ROOT
 
 linux = pytest.mark.skipif(not PEAKS, reason='peaks are measured under Linux alone')
 MIB = 2**20
@@ -52,6 +55,16 @@ def test_a_process_that_ends_is_an_error_and_the_next_call_runs_in_another_one()
         with pytest.raises(UserError, match='was ended, perhaps for lack of memory'):
             call(os._exit, 1)
         assert call(os.getpid) not in (first, os.getpid())
+
+
+def test_the_process_ends_with_the_one_that_started_it():
+    program = 'import os, time; from benchmarks.memory import fresh_process\n'
+    program += 'with fresh_process() as call: print(call(os.getpid), flush=True); time.sleep(999)'
+    parent = subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    os.kill(child, 0)  # it is there
+    parent.kill()
+    parent.communicate(timeout=60)  # waits for all that can write to the pipe, and the child could
 
 
 @linux
