@@ -62,7 +62,8 @@ def check(args: argparse.Namespace) -> tuple[dict[str, Config], dict[str, str], 
     )
     make_folder(args.out.parent)
     results = earlier_results(Path(f'{args.out}.json'), dict(zip(configs, args.configs, strict=True)))
-    results['heads'] = differences(configs)
+    if {'size', 'step'} & set(args.parts):
+        results['heads'] = differences(configs)
     for name, found in scores.items():
         results['models'][name]['scores'] = found
     return configs, checkpoints, settings, results
@@ -142,14 +143,18 @@ def differences(configs: Mapping[str, Config]) -> dict[str, list[str]]:
 
     Numbers of input channels and checkpoints belong to a backbone, and so does the normalisation of its images.
     """
-    of_backbone = re.compile(r'model\.(backbone|data_preprocessor)\b.*|.*\b(in_channels|init_cfg)\b.*')
+    of_backbone = re.compile(r'model\.backbone\b.*|.*\.(in_channels|init_cfg|mean|std|bgr_to_rgb|rgb_to_bgr)\b.*')
     heads = {
         name: {key: value for key, value in flatten(cfg.model, 'model') if not of_backbone.fullmatch(key)}
         for name, cfg in configs.items()
     }
     first = next(iter(heads.values()))
     found = {
-        name: [f'{key} {first.get(key)} -> {head.get(key)}' for key in first | head if first.get(key) != head.get(key)]
+        name: [
+            f'{key} {first.get(key, "None")} -> {head.get(key, "None")}'
+            for key in first | head
+            if first.get(key, 'None') != head.get(key, 'None')
+        ]
         for name, head in heads.items()
     }
     return {name: lines for name, lines in found.items() if lines}
@@ -166,14 +171,16 @@ def earlier_results(path: Path, configs: Mapping[str, str]) -> dict:
         return dict(configs=dict(configs), parts={}, models={name: {} for name in configs})
     try:
         found = json.loads(path.read_bytes())
-        known, earlier = set(found['parts']) <= set(SETTINGS), dict(found['configs'])
+        known, models = set(found['parts']) <= set(SETTINGS), dict(found['models'])
+        earlier = [str(config) for config in dict(found['configs']).values()]
     except (KeyError, TypeError, ValueError):
-        known, earlier = False, {}
+        known = False
     if not known:
-        raise UserError(f'{path} is not the result of a comparison: name another OUT, or remove the file')
-    if list(map(os.path.realpath, earlier.values())) != list(map(os.path.realpath, configs.values())):
+        raise UserError(f'{path} is not the result of a comparison by this version: name another OUT')
+    if list(map(os.path.realpath, earlier)) != list(map(os.path.realpath, configs.values())):
         raise UserError(
-            f'{path} compares {", ".join(earlier.values())} (seen from {Path.cwd()}): name the same configs, another '
-            'OUT, or remove the file'
+            f'{path} compares {", ".join(earlier)} (seen from {Path.cwd()}): name the same configs in the same order, '
+            'or another OUT'
         )
-    return found
+    # the paths may be written in another way, and the names with them
+    return found | dict(configs=dict(configs), models=dict(zip(configs, models.values(), strict=True)))

@@ -18,6 +18,7 @@ from .report import markdown
 
 plt.switch_backend('agg')
 SCORES = ['coco/bbox_mAP', 'coco/segm_mAP', 'mIoU']  # that the table shows; the JSON file has all
+MOST_DIFFERENCES = 5  # between two heads that are named
 STYLES = list(zip([*(f'C{number}' for number in range(10)), 'black', 'gold'], 'osPDv^<>X*ph', strict=True))
 
 
@@ -61,7 +62,7 @@ def _power(found: Mapping, figure: str) -> str:
     power = exponent(values)
     if power is None:
         return ''
-    failed = any(size.isdecimal() for size in found['errors'])  # then the larger sizes are missing
+    failed = any(size.isdecimal() and int(size) > max(values) for size in found['errors'])
     return f'{power:.2f} (up to {max(values)})' if failed else f'{power:.2f}'
 
 
@@ -182,7 +183,9 @@ def _notes(results: dict) -> Iterator[str]:
     if 'growth' in how:
         yield f'growth: one image, {how["growth"]["rounds"]} rounds'
     for name, differences in results.get('heads', {}).items():
-        yield f'`{name}` differs by more than its backbone: {"; ".join(differences)}'
+        more = len(differences) - MOST_DIFFERENCES
+        end = f'; and {more} more' if more > 0 else ''
+        yield f'`{name}` differs by more than its backbone: {"; ".join(differences[:MOST_DIFFERENCES])}{end}'
     commands: dict[str, list[str]] = {}
     for part in how:
         commands.setdefault(summary(how[part]), []).append(part)

@@ -60,7 +60,7 @@ def fresh_process() -> Iterator[Callable]:
 
 
 def end_with_parent() -> None:
-    """Let a process end when the one that started it ends, whatever the reason; it would wait for calls for ever."""
+    """Let a process end when the one that started it ends, whatever the reason. Otherwise it would wait forever."""
 
     def wait() -> None:
         parent_process().join()
@@ -101,17 +101,17 @@ def peak_bytes(run: Callable[[], object]) -> int | None:
 def limited_memory() -> Iterator[None]:
     """Let this process allocate what is available now, and no more, in the body of a ``with`` statement.
 
-    What is available is the machine's, or what is left to the process's control group, such as a container or a job of
-    Slurm. PyTorch then raises an error for an allocation that goes beyond. Without the limit, Linux grants it, and ends
-    the process later. Only Linux has this limit; elsewhere, nothing happens. On CUDA, the memory that counts is the
-    GPU's, and the driver maps much more of the host's than it uses, so that there is no limit either.
+    What is available is the machine's, or what is left to the process's control group of version 2, such as a container
+    or a job of Slurm. PyTorch then raises an error for an allocation that goes beyond. Without the limit, Linux grants
+    it, and ends the process later. Only Linux has this limit; elsewhere, nothing happens. On CUDA, the memory that
+    counts is the GPU's, and the driver maps much more of the host's than it uses, so that there is no limit either.
     """
     if not PEAKS or torch.cuda.is_available():
         yield
         return
     available = int(re.search(r'MemAvailable:\s+(\d+)', Path('/proc/meminfo').read_text())[1]) * 1024
     available = min([available, *left_to_groups()])
-    limit = _status('VmData') + max(available - RESERVED, RESERVED)
+    limit = _status('VmData') + max(available - RESERVED, available // 2)
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (min([limit, *(old for old in (soft, hard) if old >= 0)]), hard))
     try:
@@ -132,19 +132,20 @@ def left_to_groups(groups: Path = Path('/sys/fs/cgroup'), process: Path = PROCES
     if not found:
         return
     name = PurePosixPath(found[1])
+    files = [f'memory.{part}' for part in ('max', 'current', 'stat')]
     for group in (groups / part for part in (name, *name.parents)):
-        limit = group / 'memory.max'
-        if limit.is_file() and (most := limit.read_text().strip()) != 'max':
+        limit = group / files[0]
+        if all((group / file).is_file() for file in files) and (most := limit.read_text().strip()) != 'max':
+            used = int((group / 'memory.current').read_text())
             cached = re.search(r'^inactive_file (\d+)', (group / 'memory.stat').read_text(), re.M)
-            used = int((group / 'memory.current').read_text()) - int(cached[1])  # the cache gives way
-            yield max(int(most) - used, 0)
+            yield max(int(most) - used + int(cached[1] if cached else 0), 0)  # the cache gives way
 
 
 def failure(error: Exception) -> str:
     """Describe an error in one line: ``OUT_OF_MEMORY``, the message of a :class:`UserError`, or its type and message.
 
-    In the last case, its traceback is printed. What a backward pass has left in the queue of autograd's CPU thread is
-    removed: it would keep the memory of its whole graph. The queue drops it on the way to a node that is older.
+    In the last case, its traceback is printed. A backward pass that fails leaves nodes in the queue of autograd's CPU
+    thread, which keep the memory of the whole graph. A backward pass from an older node makes the queue drop them.
     """
     _OLDEST.backward(retain_graph=True)
     no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,10 +1,11 @@
-"""The end of a program: one message for an error that a user can cause, and an exit code that is true."""
+"""The end of a program: one message for an error that a user can cause, and the right exit code."""
 
 from __future__ import annotations
 
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -29,30 +30,40 @@ def note_config(cfg: Config) -> None:
     _config = cfg
 
 
-@record  # writes the error to the file by which tools/dist_run.py tells a crash from a user's error
 def run(main: Callable[[], None]) -> None:
     """Call a program's ``main``. A :class:`UserError` is printed as one message, and the exit code is then 1."""
     use_utf8()
-    code: str | int | None = 0
+    code: object = 0
     try:
-        call_main(main)
+        record(call_main)(main)  # it writes the file by which tools/dist_run.py tells a crash from a user's error
     except SystemExit as error:
         code = error.code
-    if dist.is_available() and dist.is_initialized():
+    except Exception:
+        if not in_group():
+            raise
+        traceback.print_exc()
+        code = 1
+    if in_group():
         end_process(code)
-    sys.exit(code)
+    if code:
+        sys.exit(code)
 
 
-def end_process(code: str | int | None) -> NoReturn:
-    """End a process of several as ``sys.exit(code)`` would, but without taking the interpreter apart.
+def in_group() -> bool:
+    """Whether this process belongs to a group of processes."""
+    return dist.is_available() and dist.is_initialized()
 
-    While Python does that, it ends each thread that asks for its lock. gloo's threads cannot be ended so: they abort
-    a process that has done all its work. They outlive ``destroy_process_group`` if anything still holds the group,
-    as a model in DistributedDataParallel does.
+
+def end_process(code: object) -> NoReturn:
+    """End one of several processes as ``sys.exit(code)`` would, but without finalizing the interpreter.
+
+    While Python finalizes, it ends every thread that asks for the interpreter lock. gloo's threads abort the process
+    instead. They outlive ``destroy_process_group`` if anything still holds the group, as a model in
+    DistributedDataParallel does.
     """
-    if code == 0:
+    if not code:
         dist.destroy_process_group()  # NCCL warns otherwise; after an error, the other processes may not answer
-    if isinstance(code, str):
+    if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
     exit_without_finalizing(code if isinstance(code, int) else int(code is not None))
 

@@ -129,16 +129,20 @@ def set_batch_sizes_in_pixels(model: nn.Module, sizes: list[list[int] | None]) -
 
 
 def exit_without_finalizing(code: int) -> NoReturn:
-    """End this process as Python does, but leave the interpreter as it is.
+    """End this process as Python does, but leave the interpreter as it is; files that are still open are not written.
 
     What Python does before it finalizes has no public name: it waits for the threads that are no daemons, and calls
     the functions of ``atexit``.
     """
-    threading._shutdown()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+    except BaseException:  # nothing may keep the process from ending here
+        code = code or 120  # Python's own code for output that cannot be written
+    finally:
+        os._exit(code)
 
 
 class StepCheckpointHook(CheckpointHook):

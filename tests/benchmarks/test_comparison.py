@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -251,14 +252,18 @@ def test_a_later_run_keeps_the_parts_and_scores_that_it_does_not_measure(tmp_pat
     assert again['parts'] == dict(size=dict(command='first')) and model['size'] == dict(params=1)
     assert model['scores']['coco/bbox_mAP'] == 0.451
     assert '| bbox_mAP 0.451, segm_mAP 0.41 |' in tables(dict(parts={}, models=results['models']))
-    with pytest.raises(UserError, match=f'compares {DETECTION} .*: name the same configs, another OUT'):
+    with pytest.raises(
+        UserError, match=f'compares {DETECTION} .*: name the same configs in the same order, or another OUT'
+    ):
         check(arguments(tmp_path / 'out', SEGMENTATION))
+    relative = arguments(tmp_path / 'out', os.path.relpath(DETECTION))
+    assert check(relative)[3]['models'] == again['models']
     namesake = tmp_path / Path(DETECTION).name
     namesake.write_text(f'_base_ = {str(DETECTION)!r}')
     with pytest.raises(UserError, match='name the same configs'):
         check(arguments(tmp_path / 'out', namesake))
     (tmp_path / 'out.json').write_text('[]')
-    with pytest.raises(UserError, match='is not the result of a comparison'):
+    with pytest.raises(UserError, match='is not the result of a comparison by this version'):
         check(arguments(tmp_path / 'out', DETECTION))
 
 
@@ -269,9 +274,14 @@ def test_heads_that_differ_are_named_below_the_table(tmp_path):
     _, _, _, results = check(arguments(tmp_path / 'out', base, other, same))
     channels = Config.fromfile(base).model.decode_head.channels
     assert results['heads'] == dict(wide=[f'model.decode_head.channels {channels} -> 99'])
+    _, _, _, results = check(arguments(tmp_path / 'fields', DETECTION, SEGMENTATION, parts=['receptive']))
+    assert 'heads' not in results  # which are not measured
+    _, _, _, results = check(arguments(tmp_path / 'out', base, other, same))
     assert f'- `wide` differs by more than its backbone: model.decode_head.channels {channels} -> 99' in tables(results)
 
 
 def test_the_tables_of_the_page_are_those_of_the_runs():
-    for measured in (ROOT / 'benchmarks/results').glob('*comparison.md'):
+    tables_of_runs = list((ROOT / 'benchmarks/results').glob('*comparison.md'))
+    assert len(tables_of_runs) == 2
+    for measured in tables_of_runs:
         assert measured.read_text() in PAGE.read_text()

@@ -90,6 +90,7 @@ def project(tool, tmp_path_factory) -> Path:
 def launch(script: str, *arguments: object, cwd: Path, exit_code: int = 0, **environment: object) -> str:
     """Run a launcher with this Python and the replacements of Slurm's commands; return its output."""
     own = dict(PYTHON=sys.executable, PYTHONPATH=str(cwd), PATH=f'{cwd}/bin:{os.environ["PATH"]}')
+    own['OMP_NUM_THREADS'] = '1'  # torchrun's own choice, but not for a single process; sums depend on it
     process = subprocess.Popen(
         [ROOT / 'tools' / script, *map(str, arguments)],
         cwd=cwd,

@@ -43,6 +43,8 @@ run(main)
         ('sys.exit(75)', 75, ''),
         ("sys.exit('a message')", 1, 'a message'),
         ("raise UserError('no data')", 1, 'error: no data'),
+        ("raise RuntimeError('broken')", 1, 'RuntimeError: broken'),
+        ('sys.stdout.flush(); atexit.register(lambda: os.close(1))', 120, ''),  # the last lines cannot be written
         ('threading.Thread(target=lambda: (time.sleep(1), print("the thread ended"))).start()', 0, 'the thread ended'),
     ],
 )
@@ -50,7 +52,7 @@ def test_two_processes_end_with_their_own_exit_code(end, code, message):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    common = os.environ | dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2')
+    common = os.environ | dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE='2', PYTHONUNBUFFERED='')
     processes = [
         subprocess.Popen(
             [sys.executable, '-c', PROGRAM.format(end=end)],
@@ -62,11 +64,15 @@ def test_two_processes_end_with_their_own_exit_code(end, code, message):
         )
         for rank in (0, 1)
     ]
-    for process in processes:
-        said = process.communicate(timeout=TIME_LIMIT)[0]
-        assert process.returncode == code, said
-        for words in ('all work is done', 'atexit was called', message):
-            assert words in said
+    try:
+        ended = [(process.communicate(timeout=TIME_LIMIT)[0], process.returncode) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for said, returncode in ended:
+        assert returncode == code, said
+        assert 'all work is done' in said and message in said
+        assert ('atexit was called' in said) == (code != 120)
         # gloo's threads would abort a process in this state, now and then
         assert 'takes the interpreter apart' not in said
 
