@@ -120,7 +120,7 @@ def bytes_kept_for_backward(forward: Callable[[], object], model: nn.Module) -> 
 
     def pack(tensor: Tensor) -> Tensor:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor.detach()  # an operator that keeps its own output would otherwise keep itself, for ever
+        return tensor.detach()  # an operator that keeps its own output would otherwise keep itself forever
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         output = forward()
