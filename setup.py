@@ -13,7 +13,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11',
     packages=[
-        *find_packages(include=['backbones*', 'mmdet_plugin*', 'mmengine_plugin*', 'mmseg_plugin*']),
+        *find_packages(include=['backbones*', 'mmdet_plugin*', 'mmengine_plugin*', 'mmseg_plugin*', 'timm_plugin*']),
         'mmengine_plugin.configs',
         'mmengine_plugin.tools',
     ],

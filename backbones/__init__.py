@@ -3,7 +3,7 @@
 from .efficient_vmamba import EfficientVMamba
 from .errors import UserError
 from .local_mamba import LocalVim, LocalVMamba
-from .mambaout import MambaOut, MambaOutClassifier
+from .mambaout import MambaOut
 from .plain_mamba import PlainMamba
 from .s4nd import S4NDConvNeXt
 from .vim import Vim
@@ -15,7 +15,6 @@ __all__ = [
     'LocalVMamba',
     'LocalVim',
     'MambaOut',
-    'MambaOutClassifier',
     'PlainMamba',
     'S4NDConvNeXt',
     'UserError',

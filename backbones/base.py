@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar, get_type_hints
 
 import torch
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, initialize
-from timm.layers import LayerNorm2d, trunc_normal_
+from timm.layers import ClNormMlpClassifierHead, LayerNorm2d, trunc_normal_
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -156,6 +157,8 @@ class Backbone(BaseModule):
     norm_eval = True
     """Whether batch norms keep the statistics of the pretrained weights in training, as in mmdet's ResNets. A GPU has
     too few images of a detector for statistics of its own. A subclass sets it before it calls this constructor."""
+    num_features: int
+    """Channels of the last stage."""
 
     def __init__(
         self, num_stages: int, out_indices: Sequence[int], frozen_stages: int, init_cfg: dict | list[dict] | None
@@ -221,6 +224,17 @@ class Backbone(BaseModule):
                 if name.startswith(prefixes):
                     return depth, len(layers) + 1
         return len(layers), len(layers) + 1
+
+    def build_head(self, num_classes: int) -> nn.Module:
+        """Build the head of a classifier: the mean over all cells, a LayerNorm and a linear layer, as in ConvNeXt.
+
+        Args:
+            num_classes: Length of the logits.
+
+        Returns:
+            A module from the cells of the last stage, ``(B, H, W, C)``, to the logits ``(B, num_classes)``.
+        """
+        return ClNormMlpClassifierHead(self.num_features, num_classes, norm_layer=partial(nn.LayerNorm, eps=LN_EPS))
 
     def _build_out_norms(self, dims: Sequence[int], out_norm: bool) -> nn.ModuleDict:
         """Build a LayerNorm for each map, as in the authors' code (their repository, issue #251), or identities."""
@@ -304,6 +318,7 @@ class PyramidBackbone(Backbone):
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(len(stages), out_indices, frozen_stages, init_cfg)
+        self.num_features = dims[-1]
         self.stem = stem
         self.stages = nn.ModuleList(stages[: self.out_indices[-1] + 1])
         for stage in self.stages:
@@ -427,6 +442,8 @@ class IsotropicBackbone(Backbone):
             known = ', '.join(map(str, STRIDES))
             raise UserError(f'{name}: strides={strides!r} must be {len(STRIDES)} numbers, each one of {known}')
         self.strides = tuple(strides)
+        self.num_features = dim
+        self.patch_size = patch_size
         if len(blocks) < len(STRIDES):
             raise UserError(f'{name}: depth={len(blocks)} must be at least {len(STRIDES)}, one block for each stage')
         if patch_size not in STRIDES:
@@ -462,6 +479,11 @@ class IsotropicBackbone(Backbone):
         rescale = (f'rescale.{i}.' for i in range(self.num_stages) if i not in self.out_indices)
         blocks = (f'blocks.{i}.' for i in range(len(self.blocks), self.depth))
         return (*super().allowed_unexpected_keys, *rescale, *blocks)
+
+    def keep_patch_stride(self) -> None:
+        """Leave all maps at the stride of the patches, as a classifier reads them."""
+        self.strides = (self.patch_size,) * len(STRIDES)
+        self.rescale = nn.ModuleDict({i: nn.Identity() for i in self.rescale})
 
     def _interpolation(self, size: int) -> Tensor:
         """Matrix ``(size, grid)`` that interpolates one axis of the grid of positions, in their dtype."""

@@ -271,7 +271,22 @@ class MambaOut(PyramidBackbone):
         stem = Stem(in_channels, arch.dims[0], arch)
         for module in (stem, *stages):
             init_layers(module, (nn.Conv2d, nn.Linear))
+        self.hidden_norm = arch.hidden_norm
         super().__init__(stem, stages, arch.dims, out_indices, out_norm, frozen_stages, with_cp, init_cfg)
+
+    def build_head(self, num_classes: int) -> nn.Module:
+        """Build the head of the published classifiers: the mean over all cells, a LayerNorm and an MLP.
+
+        Args:
+            num_classes: Length of the logits.
+
+        Returns:
+            A module from the cells of the last stage, ``(B, H, W, C)``, to the logits ``(B, num_classes)``.
+        """
+        dim, norm = self.num_features, partial(nn.LayerNorm, eps=LN_EPS)
+        if self.hidden_norm:
+            return MlpHead(dim, num_classes, norm_layer=norm)
+        return ClNormMlpClassifierHead(dim, num_classes, hidden_size=4 * dim, norm_layer=norm)
 
     def init_weights(self) -> None:
         """Apply ``init_cfg`` and log how the blocks are computed."""
@@ -279,29 +294,3 @@ class MambaOut(PyramidBackbone):
         block = self.stages[0].blocks[0]
         implementation = implementation_on(block.fc1.weight.device, block.implementation)
         print_log(f'MambaOut: blocks are computed as {implementation!r}: {IMPLEMENTATIONS[implementation]}', 'current')
-
-
-@MODELS.register_module()
-class MambaOutClassifier(MambaOut):
-    """MambaOut with its ImageNet classifier: the complete model of the published weights.
-
-    Args:
-        arch: One of ``ARCHS``, such as ``'tiny'``, or a dict of :class:`Arch`'s arguments.
-        num_classes: Number of classes, which is the length of the logits.
-        init_cfg: ``dict(type='Pretrained', checkpoint=...)`` loads pretrained weights from ``hf-hub:<repository>``, a
-            URL or a file; ``None`` leaves the weights random.
-    """
-
-    def __init__(self, arch: str | Mapping = 'tiny', num_classes: int = 1000, init_cfg: dict | None = None) -> None:
-        size, norm = get_arch('MambaOut', arch, ARCHS), partial(nn.LayerNorm, eps=LN_EPS)
-        last, dim = len(size.dims) - 1, size.dims[-1]
-        super().__init__(arch, out_indices=(last,), out_norm=False, init_cfg=init_cfg)
-        if size.hidden_norm:
-            self.head = MlpHead(dim, num_classes, norm_layer=norm)
-        else:
-            self.head = ClNormMlpClassifierHead(dim, num_classes, hidden_size=4 * dim, norm_layer=norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Compute the logits ``(B, num_classes)`` of images ``(B, 3, H, W)``."""
-        (x,) = super().forward(x)
-        return self.head(x.permute(0, 2, 3, 1))

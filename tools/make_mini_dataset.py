@@ -1,7 +1,8 @@
-"""Draw a mini COCO or a mini ADE20K, in the layout on disk that mmdet and mmseg read.
+"""Draw a mini COCO, ADE20K or ImageNet, in the layout on disk that mmdet, mmseg or timm reads.
 
     python tools/make_mini_dataset.py coco data/mini_coco
     python tools/make_mini_dataset.py ade20k data/mini_ade20k --images 480 --seed 0
+    python tools/make_mini_dataset.py imagenet data/mini_imagenet --images 960
 
 A class has a shape, a texture and two colours that vary widely. Where things overlap, a pixel has the label of the one
 on top. The random state of a picture depends only on seed, split and number, so more images never change the earlier
@@ -31,10 +32,11 @@ TURN = 0.5  # radians, the most that an object is turned
 SPREAD = 25.0  # RGB levels, the most that a colour differs from the typical one
 MIN_PIXELS, MIN_VISIBLE = 24, 0.5  # every object shows at least so many pixels, and this share of its area
 VAL_IDS = 10**9  # added to COCO's ids in the validation split, so that the two splits never share an id
-VERSIONS = dict(coco=1, ade20k=1)  # of the drawings: raise it with any change that alters a byte of the output
+VERSIONS = dict(coco=1, ade20k=1, imagenet=1)  # of the drawings: raise it with any change of a byte of the output
 
 Array = np.ndarray
 Colours = list[Array]  # RGB in 0..255
+Range = tuple[int, int]  # both ends belong to it
 
 
 def shape(name: str, u: Array, v: Array) -> tuple[Array, Array]:
@@ -116,9 +118,9 @@ class Cutout(NamedTuple):
 class Scene:
     """A picture being painted: `image` (h, w, 3), RGB in 0..255, and `owner` (h, w), the owner of each pixel."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, widths: Range = (200, 256), heights: Range = (150, 192)) -> None:
         self.rng = rng
-        self.w, self.h = int(rng.integers(200, 257)), int(rng.integers(150, 193))
+        self.w, self.h = (int(rng.integers(*size, endpoint=True)) for size in (widths, heights))
         if rng.random() < 0.2:  # upright
             self.w, self.h = self.h, self.w
         self.y, self.x = np.mgrid[: self.h, : self.w].astype(np.float32)
@@ -174,6 +176,13 @@ class Scene:
         self.owner[window][alpha >= 0.5] = owner
         self.palette[owner] = colours
 
+    def lay_background(self) -> None:
+        """Lay any ADE20K surface, in any two colours, under all that comes; its owner is 0."""
+        base = self.colour([])
+        base += 0.4 * (base.mean() - base)  # backgrounds are duller than objects
+        other = base + self.rng.uniform(-45, 45, 3).astype(np.float32)
+        self.lay(0, self.surface(int(self.rng.choice(list(SURFACES)))), [base, other])
+
     def photograph(self) -> Array:
         """The finished picture, (h, w, 3) uint8: uneven light, a soft lens, a noisy sensor."""
         angle = self.rng.uniform(0, 2 * np.pi)
@@ -192,10 +201,7 @@ def draw_objects(rng: np.random.Generator, number: int) -> tuple[Array, list[tup
         The picture; for each object its class name, its visible mask (h, w), and whether it is a crowd.
     """
     scene = Scene(rng)
-    base = scene.colour([])
-    base += 0.4 * (base.mean() - base)  # backgrounds are duller than objects
-    other = base + rng.uniform(-45, 45, 3).astype(np.float32)
-    scene.lay(0, scene.surface(int(rng.choice(list(SURFACES)))), [base, other])
+    scene.lay_background()
     names: list[str] = []  # object i owns the pixels i + 1
     areas: list[int] = []  # in pixels, with what is hidden
     if crowd := number % 10 == 3:
@@ -263,6 +269,19 @@ def draw_surfaces(rng: np.random.Generator) -> tuple[Array, Array, str]:
         index = [BALL, CLOCK, OTHER][rng.integers(3)]
         put(index, (0, level) if index == CLOCK else (level, scene.h), (12, 28), upright=index == CLOCK)
     return scene.photograph(), scene.owner.astype(np.uint8), kind
+
+
+def draw_portrait(rng: np.random.Generator, name: str) -> Array:
+    """Draw a picture for classification: one large object, over up to two small ones of other classes."""
+    scene = Scene(rng, (96, 128), (96, 128))
+    scene.lay_background()
+    size = np.array([scene.w, scene.h])
+    others = [other for other in COCO_CLASSES if other != name]
+    for owner, other in enumerate(rng.choice(others, rng.integers(3), replace=False), 1):
+        scene.lay(owner, scene.thing(str(other), *rng.uniform(0, 1, 2) * size, rng.uniform(8, 13)))
+    subject = scene.thing(name, *rng.uniform(0.4, 0.6, 2) * size, size.min() * rng.uniform(0.32, 0.46))
+    scene.lay(len(COCO_CLASSES), subject)
+    return scene.photograph()
 
 
 def polygons(mask: Array, left: int = 0) -> list[list[float]]:
@@ -360,6 +379,21 @@ def write_ade20k(root: Path, splits: dict[str, int], seed: int) -> str:
     return 'images with: ' + ', '.join(f'{name} {both[i]}' for i, name in [*ADE_CLASSES.items(), (OTHER, 'other')])
 
 
+def write_imagenet(root: Path, splits: dict[str, int], seed: int) -> str:
+    """Write {train,val}/<class>/, with the classes in turn."""
+    total: Counter[str] = Counter()
+    classes = list(COCO_CLASSES)
+    for split, (name, count) in enumerate(splits.items()):
+        for number in range(1, count + 1):
+            class_name = classes[(number - 1) % len(classes)]
+            folder = root / name / class_name.replace(' ', '_')
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = draw_portrait(np.random.default_rng([seed, split, number]), class_name)
+            save(folder / f'{name}_{number:08d}.jpg', picture, cv2.IMWRITE_JPEG_QUALITY, 90)
+            total[class_name] += 1
+    return 'images: ' + ', '.join(f'{key} {total[key]}' for key in classes)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports every error in one line."""
 
@@ -370,7 +404,7 @@ class Parser(argparse.ArgumentParser):
 def main() -> None:
     """Draw the data set in a folder beside OUT, and rename the folder to OUT when it is complete."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('kind', choices=['coco', 'ade20k'])
+    parser.add_argument('kind', choices=list(VERSIONS))
     parser.add_argument('out', type=Path, help='a folder that is empty or does not exist')
     parser.add_argument(
         '--images',
@@ -380,12 +414,13 @@ def main() -> None:
     )
     parser.add_argument('--seed', type=int, default=0, help='0 or more (default: 0)')
     args = parser.parse_args()
-    if args.images < 1:
-        parser.error(f'--images must be 1 or more, not {args.images}')
+    least = len(COCO_CLASSES) if args.kind == 'imagenet' else 1  # no folder of a class may be missing
+    if args.images < least:
+        parser.error(f'--images must be {least} or more, not {args.images}')
     if args.seed < 0:
         parser.error(f'--seed must be 0 or more, not {args.seed}')
-    write = dict(coco=write_coco, ade20k=write_ade20k)[args.kind]
-    splits = {'train': args.images, 'val': max(2, args.images // 4)}
+    write = dict(coco=write_coco, ade20k=write_ade20k, imagenet=write_imagenet)[args.kind]
+    splits = {'train': args.images, 'val': max(2, least, args.images // 4)}
     identity = json.dumps(dict(kind=args.kind, seed=args.seed, images=args.images, version=VERSIONS[args.kind]))
     out = args.out.resolve()
     part = out.with_name(f'.{out.name}.{os.getpid()}.part')

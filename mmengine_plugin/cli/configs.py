@@ -36,6 +36,7 @@ from .segmentation_losses import mend_losses
 from .sliding_window import complete_sliding_window
 from .unread_variables import warn_of_unread_variables
 
+PLUGINS = dict(mmdet='mmdet_plugin', mmseg='mmseg_plugin', mmengine='timm_plugin')  # by default_scope
 OUR_HOOKS = ('StrictLoadHook', 'ResumeHook', 'CheckRunHook', 'NumClassesHook', 'SkippedSamplesHook')
 
 
@@ -162,8 +163,8 @@ def check_plugin(cfg: Config) -> None:
         UserError: If it does not; the message has the line to add.
     """
     backbone = cfg.model.get('backbone', {}).get('type')
-    if has_our_backbone(cfg) and 'mmdet_plugin' not in sys.modules and 'mmseg_plugin' not in sys.modules:
-        plugin = 'mmseg_plugin' if cfg.default_scope == 'mmseg' else 'mmdet_plugin'
+    if has_our_backbone(cfg) and sys.modules.keys().isdisjoint(PLUGINS.values()):
+        plugin = PLUGINS.get(cfg.default_scope, 'mmdet_plugin')
         raise UserError(
             f"{cfg.filename}: {backbone} is not registered: add custom_imports = dict(imports=['{plugin}'], "
             "allow_failed_imports=False). A config's custom_imports replaces that of its base: list all imports there"

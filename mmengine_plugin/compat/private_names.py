@@ -20,6 +20,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.optim.scheduler import param_scheduler
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, Runner, checkpoint
 from torch import Tensor, nn
 from torch.amp import GradScaler
@@ -38,6 +39,8 @@ PRIVATE: dict[object, tuple[str, ...]] = {
     CheckpointHook: ('_save_checkpoint_with_step', '_save_best_checkpoint'),
     EpochBasedTrainLoop: ('_decide_current_val_interval',),
     IterBasedTrainLoop: ('_decide_current_val_interval',),
+    param_scheduler: ('_ParamScheduler',),
+    param_scheduler._ParamScheduler: ('_get_value',),
     GradScaler: ('_found_inf_per_device',),
     Config: ('_cfg_dict',),
     checkpoint: ('_process_mmcls_checkpoint',),
@@ -181,3 +184,14 @@ class WatchedAgent(LocalElasticAgent):
         result = super()._monitor_workers(worker_group)
         self.after_check(result, worker_group)
         return result
+
+
+class ClosedFormScheduler(param_scheduler._ParamScheduler):
+    """A scheduler whose values follow from the number of steps; mmengine has no public name for their computation."""
+
+    def values(self) -> list[float]:
+        """The values of all groups of parameters after ``last_step`` steps."""
+        raise NotImplementedError
+
+    def _get_value(self) -> list[float]:
+        return self.values()

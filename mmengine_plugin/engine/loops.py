@@ -21,12 +21,12 @@ from mmengine.dist import barrier, broadcast_object_list, get_rank, is_main_proc
 from mmengine.logging import print_log
 from mmengine.registry import LOOPS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
-from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler
 
 from backbones.errors import UserError
 
 from ..compat.private_names import accumulated_steps
+from .batches import image_paths, parts_of
 from .checkpoint_files import INTERRUPTED, note_last_checkpoint
 from .optimizer_wrappers import FiniteOptimWrapper, NotFiniteError, NotFiniteLossError, optimizer_wrappers
 from .sampling import caching_transforms, refuse_endless_epochs, seed_all
@@ -46,12 +46,17 @@ class ResumableLoop:
     """
 
     endless: bool  # whether the epochs of the data follow each other without an end
+    multiple = 1  # of which the number of batches of an epoch is a multiple
 
     def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
         dataloader = dict(dataloader)
         plain_batches = dict(type=BatchSampler, drop_last=dataloader.pop('drop_last', False))
         inner = dataloader.get('batch_sampler') or plain_batches
-        dataloader['batch_sampler'] = dict(type='NumberedBatchSampler', inner=inner, endless=self.endless)
+        dataloader['batch_sampler'] = dict(
+            type='NumberedBatchSampler', inner=inner, endless=self.endless, multiple=self.multiple
+        )
+        collate = dataloader.get('collate_fn') or dict(type='pseudo_collate')
+        dataloader['collate_fn'] = dict(type='seeded_collate', collate=collate)
         dataloader['dataset'] = dict(type='SeededDataset', dataset=dataloader['dataset'])
         self.signal_number = 0  # of the signal that asks this process to stop
         self.agreed_signal = 0  # of the signal on which all processes have agreed
@@ -90,18 +95,18 @@ class ResumableLoop:
         except NotFiniteError as error:
             raise UserError(
                 f'the gradients of iteration {self.iter + 1} are not finite, and {error.max_bad_steps} steps before '
-                f'it were skipped already; its images are {_image_paths(batch)}. The weights are as they were. Lower '
+                f'it were skipped already; its images are {image_paths(batch)}. The weights are as they were. Lower '
                 'the learning rate, clip by optim_wrapper.clip_grad.max_norm=1, train in bfloat16 by '
                 'optim_wrapper.dtype=bfloat16, or allow more such steps by optim_wrapper.max_bad_steps'
             ) from None
         except NotFiniteLossError:
             raise UserError(
                 f'the loss of iteration {self.iter + 1} is not finite although its gradients are, as with a mean over '
-                f'no pixels; its images are {_image_paths(batch)}. The weights are as they were. Are all labels of '
+                f'no pixels; its images are {image_paths(batch)}. The weights are as they were. Are all labels of '
                 'one of these images ignored? optim_wrapper.max_bad_steps allows such steps'
             ) from None
         except torch.OutOfMemoryError as error:
-            images = [image for image in _parts(batch['inputs']) if isinstance(image, torch.Tensor)]
+            images = [image for image in parts_of(batch['inputs']) if isinstance(image, torch.Tensor)]
             sizes = ', '.join('x'.join(map(str, image.shape[-2:])) for image in images)
             raise UserError(
                 f'out of GPU memory at iteration {self.iter + 1} with images of {sizes}: lower '
@@ -109,7 +114,7 @@ class ResumableLoop:
                 f'model.backbone.with_cp=True [{str(error).splitlines()[0]}]'
             ) from error
         except Exception as error:
-            error.add_note(f'in iteration {self.iter + 1} with the images {_image_paths(batch)}')
+            error.add_note(f'in iteration {self.iter + 1} with the images {image_paths(batch)}')
             raise
         for wrapper in optimizer_wrappers(self.runner):
             if getattr(wrapper, 'bad_steps', 0) and self.is_between_updates():
@@ -117,7 +122,7 @@ class ResumableLoop:
             elif getattr(wrapper, 'bad_losses', 0) and self.is_between_updates():
                 self.runner.logger.warning(
                     f'the loss of step {self.iter} is not finite although its gradients are ({wrapper.bad_losses} in a '
-                    f'row, {wrapper.max_bad_steps} are allowed); its images are {_image_paths(batch)}'
+                    f'row, {wrapper.max_bad_steps} are allowed); its images are {image_paths(batch)}'
                 )
         if self.is_asked_to_exit(self.training_poll):
             self.save_and_exit()
@@ -125,13 +130,13 @@ class ResumableLoop:
     def _report_skipped_step(self, batch: Mapping, wrapper: FiniteOptimWrapper) -> None:
         self.runner.logger.warning(
             f'step {self.iter} was skipped because its gradients are not finite ({wrapper.bad_steps} in a row, '
-            f'{wrapper.max_bad_steps} are allowed); its images are {_image_paths(batch)}'
+            f'{wrapper.max_bad_steps} are allowed); its images are {image_paths(batch)}'
         )
         for name, buffer in self.runner.model.named_buffers():
             if not buffer.isfinite().all():
                 raise UserError(
                     f'{name} is not finite after iteration {self.iter}, and skipping steps cannot repair it; the '
-                    f'images are {_image_paths(batch)}. Resume with a lower learning rate or with clipping'
+                    f'images are {image_paths(batch)}. Resume with a lower learning rate or with clipping'
                 )
 
     def is_between_updates(self) -> bool:
@@ -173,31 +178,25 @@ class ResumableLoop:
         self.dataloader.batch_sampler.begin(self.seed, first, self.iter)
 
 
-def _parts(values: object) -> Iterator[object]:
-    """The parts of nested dicts and lists: a semi-supervised batch has several branches."""
-    if isinstance(values, Mapping):
-        values = values.values()
-    elif not isinstance(values, list | tuple):
-        yield values
-        return
-    for value in values:
-        yield from _parts(value)
-
-
-def _image_paths(batch: Mapping) -> str:
-    samples = [sample for sample in _parts(batch.get('data_samples')) if isinstance(sample, BaseDataElement)]
-    paths = [sample.get('img_path', 'without a name') for sample in samples]
-    return ', '.join(dict.fromkeys(paths))  # an image may be in several branches
-
-
 @LOOPS.register_module()
 class ResumableEpochLoop(ResumableLoop, EpochBasedTrainLoop):
-    """mmengine's loop by epochs; a resumed run takes the steps of an uninterrupted one, from any iteration."""
+    """mmengine's loop by epochs; a resumed run takes the steps of an uninterrupted one, from any iteration.
+
+    Args:
+        runner: The Runner.
+        dataloader: The training data loader, as a config.
+        *args: Further arguments of mmengine's loop.
+        drop_last_step: Whether an epoch ends with the last step for which it has all accumulated batches. Otherwise,
+            the next epoch completes that step.
+        **kwargs: Further arguments of mmengine's loop.
+    """
 
     endless = False
     epoch_start = 0  # the iteration at which the epoch began
 
-    def __init__(self, runner: Runner, dataloader: Mapping, *args, **kwargs) -> None:
+    def __init__(self, runner: Runner, dataloader: Mapping, *args, drop_last_step: bool = False, **kwargs) -> None:
+        if drop_last_step:
+            self.multiple = (runner.cfg.get('optim_wrapper') or {}).get('accumulative_counts', 1)
         super().__init__(runner, dataloader, *args, **kwargs)
         refuse_endless_epochs(self)
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count
+from itertools import count, islice
 
 import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_rank
-from mmengine.registry import DATA_SAMPLERS, DATASETS
+from mmengine.registry import DATA_SAMPLERS, DATASETS, FUNCTIONS
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import BatchSampler, Dataset, Sampler
 
@@ -54,6 +54,28 @@ def seeded(*key: int) -> Iterator[None]:
         torch.set_rng_state(states[2])
 
 
+class KeyedSamples(list):
+    """The samples of a batch, with the key that seeds the function that forms the batch."""
+
+    key: tuple[int, ...]
+
+
+@FUNCTIONS.register_module()
+def seeded_collate(samples: KeyedSamples, collate: Mapping | Callable[[Sequence], object]) -> object:
+    """Form a batch by a function that may draw random numbers, such as that of mixup.
+
+    Args:
+        samples: Samples of a :class:`SeededDataset`.
+        collate: What a config has as ``collate_fn``: a function, or a dict with its registered name and its arguments.
+    """
+    if isinstance(collate, Mapping):
+        settings = dict(collate)
+        name = settings.pop('type')
+        collate = partial(FUNCTIONS.get(name) if isinstance(name, str) else name, **settings)
+    with seeded(*samples.key):
+        return collate(list(samples))
+
+
 @DATASETS.register_module()
 class SeededDataset(Dataset):
     """A whole data set, with its wrappers, whose samples depend on nothing but their index and their key.
@@ -64,8 +86,6 @@ class SeededDataset(Dataset):
         dataset: The data set or its config.
     """
 
-    __getitems__ = None  # the data loader would ask the data set inside for a whole batch
-
     def __init__(self, dataset: dict | Dataset) -> None:
         vars(self)['dataset'] = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
 
@@ -74,6 +94,13 @@ class SeededDataset(Dataset):
         index, key = index_and_key
         with seeded(*key):
             return self.dataset[index]
+
+    def __getitems__(self, batch: Sequence[tuple[object, tuple[int, ...]]]) -> KeyedSamples:
+        """Load the samples of a batch, as the data loader asks for them."""
+        samples = KeyedSamples(self[item] for item in batch)
+        _, (*key, _) = batch[0]
+        samples.key = (*key, len(batch))  # in place of the number of a sample in the batch
+        return samples
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -98,21 +125,25 @@ class NumberedBatchSampler(BatchSampler):
         batch_size: Number of indices in a batch.
         inner: Config of the batch sampler that forms the batches.
         endless: Whether the batches of one epoch follow those of another without an end.
+        multiple: The number of batches of an epoch is a multiple of this; those beyond are left out.
 
     Raises:
         UserError: If the data set makes no batch.
     """
 
-    def __init__(self, sampler: Sampler, batch_size: int | list[int], inner: dict, endless: bool) -> None:
-        self.sampler, self.endless = sampler, endless
+    def __init__(
+        self, sampler: Sampler, batch_size: int | list[int], inner: dict, endless: bool, multiple: int = 1
+    ) -> None:
+        self.sampler, self.endless, self.multiple = sampler, endless, multiple
         self.build_inner = partial(
             DATA_SAMPLERS.build, inner, default_args=dict(sampler=sampler, batch_size=batch_size)
         )
-        self.length = len(self.build_inner())
+        self.length = len(self.build_inner()) // multiple * multiple
         if not self.length and not isinstance(sampler, InfiniteSampler):
             raise UserError(
-                f'{len(sampler)} training samples in each process make no batch of {batch_size}: lower '
-                'train_dataloader.batch_size, or leave out drop_last'
+                f'{len(sampler)} training samples in each process make no batch of {batch_size}'
+                + (f', or not the {multiple} batches of a step' if multiple > 1 else '')
+                + ': lower train_dataloader.batch_size, or leave out drop_last'
             )
         self.range: tuple[int, int] | None = None
 
@@ -142,7 +173,7 @@ class NumberedBatchSampler(BatchSampler):
 
     def _batches(self) -> Iterator[list]:
         if not self.endless:
-            yield from self.build_inner()
+            yield from islice(self.build_inner(), self.length if self.multiple > 1 else None)
             return
         for epoch in count():  # an infinite sampler remains in its first
             if hasattr(self.sampler, 'set_epoch'):

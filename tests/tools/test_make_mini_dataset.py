@@ -1,4 +1,4 @@
-"""tools/make_mini_dataset.py: the same bytes again, sound annotations, layouts that mmdet and mmseg read."""
+"""tools/make_mini_dataset.py: the same bytes again, sound annotations, layouts that mmdet, mmseg and timm read."""
 
 import importlib.util
 import json
@@ -12,8 +12,8 @@ import pytest
 from pycocotools.coco import COCO
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'make_mini_dataset.py'
-KINDS = ['coco', 'ade20k']
-IMAGES = 12  # of which the 3rd has a crowd and the 5th no objects; 3 more for validation
+KINDS = ['coco', 'ade20k', 'imagenet']
+IMAGES = 12  # of which, in COCO, the 3rd has a crowd and the 5th no objects; 3 more for validation, in ImageNet 6
 
 
 @pytest.fixture(scope='module')
@@ -36,6 +36,11 @@ def coco_root(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def ade20k_root(tmp_path_factory) -> Path:
     return draw('ade20k', tmp_path_factory.mktemp('mini') / 'ade20k')
+
+
+@pytest.fixture(scope='module')
+def imagenet_root(tmp_path_factory) -> Path:
+    return draw('imagenet', tmp_path_factory.mktemp('mini') / 'imagenet')
 
 
 @pytest.fixture(params=KINDS)
@@ -74,15 +79,15 @@ def test_a_seed_gives_the_same_bytes_in_another_process(kind_and_root, tmp_path)
 def test_another_seed_and_the_other_split_give_other_pictures(kind_and_root, tmp_path):
     kind, root = kind_and_root
     pictures = [data for name, data in tree(root).items() if name.endswith('.jpg')]
-    others = [data for name, data in tree(draw(kind, tmp_path / 'other', 4, seed=1)).items() if name.endswith('.jpg')]
-    assert len({*pictures, *others}) == IMAGES + 3 + 4 + 2
+    others = [data for name, data in tree(draw(kind, tmp_path / 'other', 6, seed=1)).items() if name.endswith('.jpg')]
+    assert len({*pictures, *others}) == IMAGES + 6 + (6 + 6 if kind == 'imagenet' else 3 + 2)
 
 
 def test_more_images_leave_the_earlier_ones_as_they_are(kind_and_root, tmp_path):
     kind, root = kind_and_root
-    more, fewer = tree(root), tree(draw(kind, tmp_path / 'fewer', 5))
+    more, fewer = tree(root), tree(draw(kind, tmp_path / 'fewer', 6))
     pictures = [name for name in fewer if name.endswith(('.jpg', '.png'))]
-    assert len(pictures) == (5 + 2) * (1 if kind == 'coco' else 2)
+    assert len(pictures) == dict(coco=6 + 2, ade20k=2 * (6 + 2), imagenet=6 + 6)[kind]
     assert all(fewer[name] == more[name] for name in pictures)
     for name in fewer:
         if name.startswith('annotations/instances_'):
@@ -230,6 +235,61 @@ def test_mmseg_reads_it(ade20k_root, tool):
             assert (loaded == np.where(labels == 0, 255, labels - 1)).all()
 
 
+# ImageNet
+
+
+@pytest.mark.parametrize(
+    ('images', 'train', 'val'), [(6, [1] * 6, [1] * 6), (33, [6, 6, 6, 5, 5, 5], [2, 2, 1, 1, 1, 1])]
+)
+def test_every_class_has_its_share_of_both_splits(tool, monkeypatch, tmp_path, capsys, images, train, val):
+    assert call(tool, monkeypatch, 'imagenet', tmp_path, '--images', images) == 0
+    folders = ['stop_sign', 'sports_ball', 'kite', 'banana', 'pizza', 'donut']
+    for split, counts in (('train', train), ('val', val)):
+        assert {path.name for path in (tmp_path / split).iterdir()} == set(folders)
+        assert [len(list((tmp_path / split / folder).glob('*.jpg'))) for folder in folders] == counts
+    assert {path.name for path in tmp_path.iterdir()} == {'train', 'val', 'mini.json'}
+    assert f'stop sign {train[0] + val[0]}, ' in capsys.readouterr().out
+
+
+def test_torchvision_and_timm_read_the_same_classes_in_small_pictures(imagenet_root):
+    from timm.data import create_dataset
+    from torchvision.datasets import ImageFolder
+
+    for split, count in (('train', IMAGES), ('val', 6)):
+        dataset = ImageFolder(imagenet_root / split)
+        reader = create_dataset('', str(imagenet_root), split=split).reader
+        assert len(dataset) == len(reader) == count
+        assert reader.class_to_idx == dataset.class_to_idx and len(dataset.classes) == 6
+        assert all(96 <= side <= 128 for picture, _ in dataset for side in picture.size)
+        assert len({picture.size for picture, _ in dataset}) > 1
+
+
+def test_the_large_object_on_top_is_of_the_class_asked_for(tool, monkeypatch):
+    drawn, owners, thing, photograph = [], [], tool.Scene.thing, tool.Scene.photograph
+    monkeypatch.setattr(tool.Scene, 'thing', lambda self, name, *at: (drawn.append(name), thing(self, name, *at))[1])
+    monkeypatch.setattr(tool.Scene, 'photograph', lambda self: (owners.append(self.owner), photograph(self))[1])
+    for number in range(60):
+        name = list(tool.COCO_CLASSES)[number % 6]
+        drawn.clear()
+        tool.draw_portrait(np.random.default_rng(number), name)
+        assert drawn[-1] == name and name not in drawn[:-1]
+        top, *others = np.bincount(owners[-1].ravel())[:0:-1] / owners[-1].size
+        assert top > 0.1 and top > 3 * max(others)
+
+
+def test_the_folders_can_be_told_apart_by_the_pixels_alone(tool, monkeypatch, tmp_path):
+    assert call(tool, monkeypatch, 'imagenet', tmp_path, '--images', 240) == 0
+
+    def read(split: str) -> tuple[np.ndarray, np.ndarray]:
+        paths = sorted((tmp_path / split).rglob('*.jpg'))
+        small = [cv2.resize(cv2.imread(str(path)), (12, 12), interpolation=cv2.INTER_AREA) for path in paths]
+        return np.array(small).reshape(len(paths), -1) / 255.0, np.array([path.parent.name for path in paths])
+
+    (known, known_names), (asked, names) = read('train'), read('val')
+    nearest = np.linalg.norm(asked[:, None] - known, axis=2).argmin(1)
+    assert (known_names[nearest] == names).mean() > 0.5  # chance is 1/6
+
+
 # Whole or not at all
 
 
@@ -276,6 +336,7 @@ def test_a_folder_of_somebody_else_is_refused(tool, monkeypatch, tmp_path, capsy
     [
         ('coco', 'out', '--images', '0'),
         ('coco', 'out', '--images', 'many'),
+        ('imagenet', 'out', '--images', '5'),
         ('coco', 'out', '--seed', '-1'),
         ('voc', 'out'),
         ('coco',),
@@ -300,6 +361,6 @@ def test_a_run_that_fails_leaves_nothing(tool, monkeypatch, tmp_path, capsys, ki
         save(path, *rest)
 
     monkeypatch.setattr(tool, 'save', full_disk)
-    assert call(tool, monkeypatch, kind, tmp_path / 'out', '--images', 4) == 2
+    assert call(tool, monkeypatch, kind, tmp_path / 'out', '--images', 6) == 2
     assert 'No space left on device' in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,138 @@
+"""Images with one label each: folders of classes, tars and Hugging Face data sets, as timm reads them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+
+from mmengine.registry import DATASETS
+from PIL import Image
+from timm.data import ImageDataset, create_dataset, create_transform, resolve_data_config
+from timm.models import get_pretrained_cfg, list_pretrained
+from torch.utils.data import Dataset
+
+from backbones.errors import UserError, did_you_mean
+
+FOLDERS = dict(train=('train', 'training'), val=('val', 'validation'), test=('test',))  # those that timm tries
+
+
+@DATASETS.register_module()
+class TimmDataset(Dataset):
+    """A data set of timm whose samples can be read in any order, so that a run over them resumes exactly.
+
+    Args:
+        root: A folder with ``train/`` and ``val/``, each with one folder for each class; a ``.tar`` file with such
+            folders; for a Hugging Face data set, the folder of its cache.
+        split: ``'train'``, ``'val'`` or a split of a Hugging Face data set.
+        transform: Arguments of timm's ``create_transform``. With ``pretrained_cfg``, the name of published weights such
+            as ``'mambaout_tiny.in1k'``, they have those weights' test size, crop and interpolation as default.
+        name: Empty for folders and tars; ``'hfds/<name>'`` for a Hugging Face data set.
+        class_map: A file with the names of the classes, one in each line, in the order of their indices. By default the
+            names of the folders are sorted. Folders that it does not list are left out.
+
+    Attributes:
+        metainfo: ``classes``, the names of the classes in the order of their indices.
+
+    Raises:
+        UserError: If there are no such data, or if ``transform`` cannot be used.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        split: str,
+        transform: Mapping,
+        name: str = '',
+        class_map: str = '',
+    ) -> None:
+        if not name:
+            _check_folder(root, split)
+        try:
+            dataset = create_dataset(name, root, split, class_map=class_map, transform=build_transform(transform))
+        except ImportError as error:
+            raise UserError(f'{name} needs another package [{error}]: pip install datasets') from error
+        except (AssertionError, FileNotFoundError, RuntimeError, ValueError) as error:
+            raise UserError(f'{name or root} ({split}) cannot be read: {error}') from error
+        if not isinstance(dataset, ImageDataset):
+            raise UserError(
+                f'{name} is a stream of samples, over which a run cannot resume: use a folder, a .tar or hfds/<name>'
+            )
+        self.reader, self.transform = dataset.reader, dataset.transform
+        indices = self.reader.class_to_idx
+        self.metainfo = dict(classes=tuple(sorted(indices, key=indices.get)))
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> dict:
+        """Load an image.
+
+        Returns:
+            ``inputs``, the image ``(3, H, W)`` uint8 after the transform; ``label``, the index of its class;
+            ``img_path``, its name.
+
+        Raises:
+            UserError: If the image cannot be read or has no label; the message names it.
+        """
+        path = self.path(index)
+        try:
+            file, label = self.reader[index]
+            with file:
+                image = Image.open(file).convert('RGB')
+        except OSError as error:  # timm would take the next image in its place, in a validation, too
+            raise UserError(f'{path} cannot be read [{error}]: replace or remove it') from error
+        if not isinstance(label, int) or label < 0:
+            raise UserError(f'{path} has no label: name another split')
+        return dict(inputs=self.transform(image), label=label, img_path=path)
+
+    def path(self, index: int) -> str:
+        """The path of an image, or its name in a tar or a Hugging Face data set."""
+        return str(self.reader.filename(index, absolute=True))
+
+
+def build_transform(settings: Mapping) -> Callable[[Image.Image], object]:
+    """Build the part of timm's transform that runs before a batch is formed.
+
+    Args:
+        settings: Arguments of timm's ``create_transform``, and ``pretrained_cfg``; see :class:`TimmDataset`.
+
+    Returns:
+        A function from an RGB image to ``(3, H, W)`` uint8.
+
+    Raises:
+        UserError: If there is no such argument or no such published model.
+    """
+    settings = dict(settings)
+    if name := settings.pop('pretrained_cfg', None):
+        settings = published_settings(name) | settings
+    try:
+        return create_transform(**settings, use_prefetcher=True)
+    except (AssertionError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"dataset.transform={settings} cannot be used by timm's create_transform: {error}") from error
+
+
+def published_settings(name: str) -> dict:
+    """The arguments of ``create_transform`` with which timm validates published weights.
+
+    Args:
+        name: Name of the weights in timm: ``'mambaout_base_plus_rw.sw_e150_r384_in12k_ft_in1k'``.
+
+    Raises:
+        UserError: If timm does not know them; the message names the nearest ones.
+    """
+    pretrained = get_pretrained_cfg(name)
+    if pretrained is None:
+        raise UserError(f'dataset.transform.pretrained_cfg={name!r}{did_you_mean(name, list_pretrained())}')
+    resolved = resolve_data_config(pretrained_cfg=pretrained.to_dict(), use_test_size=True)
+    return {key: resolved[key] for key in ('input_size', 'interpolation', 'crop_pct', 'crop_mode')}
+
+
+def _check_folder(root: str | None, split: str) -> None:
+    """Check that a folder has the split, because timm would take all of the folder instead."""
+    if not root or not os.path.exists(root):
+        raise UserError(
+            f'{root} does not exist: put train/<class>/ and val/<class>/ there, or set dataset.root in all data loaders'
+        )
+    names = FOLDERS.get(split, (split,))
+    if os.path.isdir(root) and not any(os.path.isdir(os.path.join(root, name)) for name in names):
+        raise UserError(f'{root} has no folder {names[0]}/ with one folder for each class')

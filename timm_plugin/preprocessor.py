@@ -1,0 +1,44 @@
+"""The last steps of timm's input pipeline, which run on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import MODELS
+from timm.data.random_erasing import RandomErasing
+
+
+@MODELS.register_module()
+class ImagePreprocessor(BaseDataPreprocessor):
+    """Normalises a batch of images, and erases rectangles in training, as timm's PrefetchLoader does.
+
+    Args:
+        mean: Mean of each channel, of values from 0 to 255.
+        std: Standard deviation of each channel.
+        erasing: Arguments of timm's RandomErasing for the training: ``dict(probability=0.25, mode='pixel')``; ``None``
+            erases nothing.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], erasing: Mapping | None = None) -> None:
+        super().__init__()
+        self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.erasing = erasing
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Move a batch to the device, and normalise its images.
+
+        Args:
+            data: ``inputs``, the images ``(B, C, H, W)`` as uint8, and whatever else the model takes.
+            training: Whether rectangles are erased.
+
+        Returns:
+            The batch, with images as fp32.
+        """
+        data = self.cast_data(data)
+        images = data['inputs'].float().sub_(self.mean).div_(self.std)
+        if training and self.erasing:
+            images = RandomErasing(**self.erasing, device=images.device)(images)
+        return data | dict(inputs=images)
