@@ -1,4 +1,4 @@
-"""What MambaOut adds to mmengine, for detection and segmentation alike.
+"""What MambaOut adds to mmengine, for detection, segmentation and classification alike.
 
 The rooms:
 
@@ -10,10 +10,10 @@ The rooms:
 - :mod:`~mmengine_plugin.compat`: what stands in for parts of mmcv and mmengine
 - :mod:`~mmengine_plugin.cli`: what the programs in ``tools/`` share
 
-Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it) changes these entries and no others:
+Importing this package (or ``mmdet_plugin``, ``mmseg_plugin`` or ``timm_plugin``, which import it) changes these entries
+and no others:
 
-- ``MODELS['MambaOut']``, ``MODELS['MambaOutClassifier']``: the backbone, and with its classifier
-  (:mod:`backbones.mambaout`)
+- ``MODELS['MambaOut']``: the backbone of the paper (:mod:`backbones.mambaout`)
 - ``MODELS['PlainMamba']``: scans along snakes through neighbouring cells (:mod:`backbones.plain_mamba`)
 - ``MODELS['S4NDConvNeXt']``: convolutions as large as the map, in ConvNeXt (:mod:`backbones.s4nd`)
 - ``MODELS['VMamba']``: selective scans in four orders (:mod:`backbones.vmamba`)
@@ -32,6 +32,7 @@ Importing this package (or ``mmdet_plugin`` or ``mmseg_plugin``, which import it
   (:mod:`~mmengine_plugin.engine.loops`)
 - ``HOOKS['SafeCheckpointHook']``, ``HOOKS['ResumeHook']`` (:mod:`~mmengine_plugin.engine.checkpoint_hook`,
   :mod:`~mmengine_plugin.engine.resume`)
+- ``FUNCTIONS['seeded_collate']``: batches as a function of the seed (:mod:`~mmengine_plugin.engine.sampling`)
 - ``FUNCTIONS['ignore_signals']``, also by its earlier name ``'outlive_signals'``
   (:mod:`~mmengine_plugin.engine.signals`)
 - mmengine's file backend ``'atomic'``, also by its earlier name ``'whole'`` (:mod:`~mmengine_plugin.atomic_files`)

@@ -26,6 +26,7 @@ TIME_LIMIT = 900  # seconds, of any program
 ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
 SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
+CLASSIFICATION = ROOT / 'configs/mini/imagenet_mambaout_mini.py'
 # the models on COCO and ADE20K, by their paths in configs/; *_official.py are other recipes for the same models
 CONFIGS = sorted(
     path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
@@ -99,9 +100,9 @@ def tool() -> Callable[..., subprocess.CompletedProcess]:
 
 @pytest.fixture(scope='session')
 def mini_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with 8 training images each in ``data/mini/coco`` and ``data/mini/ade20k``, where the configs look."""
+    """A folder with 8 training images of each mini data set in ``data/mini``, where the configs look."""
     root = tmp_path_factory.mktemp('mini')
-    for kind in ('coco', 'ade20k'):
+    for kind in ('coco', 'ade20k', 'imagenet'):
         made = run_tool('make_mini_dataset.py', kind, root / 'data' / 'mini' / kind, '--images', 8)
         assert made.returncode == 0, made.stdout
     return root

@@ -18,7 +18,7 @@ from tests.conftest import CONFIGS, ROOT
 
 SIZES = ['femto', 'kobe', 'tiny', 'small', 'base']
 HEADS = ['mask_rcnn', 'upernet']
-PACKAGES = ['backbones', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin']
+PACKAGES = ['backbones', 'mmdet_plugin', 'mmengine_plugin', 'mmseg_plugin', 'timm_plugin']
 PAPER_PARAMS = {  # millions: paper, Tables 2 and 3
     'mask_rcnn': dict(tiny=43, small=65, base=100),
     'upernet': dict(tiny=54, small=76, base=112),

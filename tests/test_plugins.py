@@ -26,7 +26,6 @@ def entries():
 """
 COMMON = {
     'MODELS[mmengine.MambaOut]',
-    'MODELS[mmengine.MambaOutClassifier]',
     'MODELS[mmengine.EfficientVMamba]',
     'MODELS[mmengine.LocalVMamba]',
     'MODELS[mmengine.LocalVim]',
@@ -45,6 +44,7 @@ COMMON = {
     'DATA_SAMPLERS[mmengine.NumberedBatchSampler]',
     'FUNCTIONS[mmengine.ignore_signals]',
     'FUNCTIONS[mmengine.outlive_signals]',
+    'FUNCTIONS[mmengine.seeded_collate]',
     'HOOKS[mmengine.SafeCheckpointHook]',
     'HOOKS[mmengine.ResumeHook]',
     'HOOKS[mmengine.StrictLoadHook]',
@@ -80,17 +80,32 @@ COMMON = {
                 'VISUALIZERS[mmseg.ContiguousSegVisualizer]',
             },
         ),
+        (
+            'timm_plugin',
+            {
+                'DATASETS[mmengine.TimmDataset]',
+                'DATA_SAMPLERS[mmengine.RepeatedAugSampler]',
+                'FUNCTIONS[mmengine.collate_images]',
+                'METRICS[mmengine.TopKAccuracy]',
+                'MODELS[mmengine.BinaryCrossEntropy]',
+                'MODELS[mmengine.ImageClassifier]',
+                'MODELS[mmengine.ImagePreprocessor]',
+                'MODELS[mmengine.LabelSmoothingCrossEntropy]',
+                'MODELS[mmengine.SoftTargetCrossEntropy]',
+                'PARAM_SCHEDULERS[mmengine.TimmCosineLR]',
+            },
+        ),
     ],
 )
 def test_importing_a_plugin_changes_the_entries_it_lists_and_no_others(plugin, own):
-    other = dict(mmdet_plugin='mmseg', mmseg_plugin='mmdet')[plugin]
-    program = f'import sys; sys.modules[{other!r}] = None\n'  # one framework does without the other
+    others = dict(mmdet_plugin=['mmseg'], mmseg_plugin=['mmdet'], timm_plugin=['mmdet', 'mmseg'])[plugin]
+    program = f'import sys; sys.modules |= dict.fromkeys({others!r})\n'  # one framework does without the others
     program += SNAPSHOT + f'before = entries(); import {plugin}; print(json.dumps([before, entries()]))'
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, check=True)
     before, after = json.loads(done.stdout.splitlines()[-1])
     ours = ('backbones', 'mmengine_plugin', plugin)
     changed = {k for k, v in before.items() if after[k] != v}
-    added = {k for k, v in after.items() if v.startswith(ours) or k == 'mmcv._ext'}
+    added = {k for k, v in after.items() if v.startswith((*ours, 'timm.loss')) or k == 'mmcv._ext'}
     schemes = {k for k in after if k.startswith('scheme ')}
     assert added | changed == COMMON | own | schemes
     assert changed == schemes - {"scheme 'hf-hub:'"}  # every reader that runs code is replaced

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from mmengine.registry import DATASETS
 from PIL import Image
-from timm.data import ImageDataset, create_dataset, create_transform, resolve_data_config
+from timm.data import create_dataset, create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg, list_pretrained
 from torch.utils.data import Dataset
 
@@ -47,19 +47,26 @@ class TimmDataset(Dataset):
     ) -> None:
         if not name:
             _check_folder(root, split)
+        elif not name.lower().startswith('hfds/'):
+            raise UserError(
+                f'dataset.name={name!r} is not a data set whose samples have numbers, over which a run can resume: use '
+                'a folder, a .tar or hfds/<name>'
+            )
+        # the readers of a tar must not share one open file, whose position moves with each of them
+        options = dict(cache_tarfiles=False) if str(root).endswith('.tar') and not name else {}
+        options |= dict(class_map=class_map, transform=build_transform(transform))
         try:
-            dataset = create_dataset(name, root, split, class_map=class_map, transform=build_transform(transform))
+            dataset = create_dataset(name, root, split, **options)
         except ImportError as error:
             raise UserError(f'{name} needs another package [{error}]: pip install datasets') from error
         except (AssertionError, FileNotFoundError, RuntimeError, ValueError) as error:
             raise UserError(f'{name or root} ({split}) cannot be read: {error}') from error
-        if not isinstance(dataset, ImageDataset):
-            raise UserError(
-                f'{name} is a stream of samples, over which a run cannot resume: use a folder, a .tar or hfds/<name>'
-            )
         self.reader, self.transform = dataset.reader, dataset.transform
-        indices = self.reader.class_to_idx
+        indices = getattr(self.reader, 'class_name_to_idx', None) or self.reader.class_to_idx  # of a tar, or of others
         self.metainfo = dict(classes=tuple(sorted(indices, key=indices.get)))
+
+    def full_init(self) -> None:
+        """Do nothing: mmengine's wrappers, such as RepeatDataset, ask for what is left to load."""
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -81,9 +88,9 @@ class TimmDataset(Dataset):
                 image = Image.open(file).convert('RGB')
         except OSError as error:  # timm would take the next image in its place, in a validation, too
             raise UserError(f'{path} cannot be read [{error}]: replace or remove it') from error
-        if not isinstance(label, int) or label < 0:
+        if label is None or label < 0:
             raise UserError(f'{path} has no label: name another split')
-        return dict(inputs=self.transform(image), label=label, img_path=path)
+        return dict(inputs=self.transform(image), label=int(label), img_path=path)
 
     def path(self, index: int) -> str:
         """The path of an image, or its name in a tar or a Hugging Face data set."""

@@ -35,10 +35,10 @@ class ImagePreprocessor(BaseDataPreprocessor):
             training: Whether rectangles are erased.
 
         Returns:
-            The batch, with images as fp32.
+            The batch, with images in the model's precision.
         """
         data = self.cast_data(data)
-        images = data['inputs'].float().sub_(self.mean).div_(self.std)
+        images = data['inputs'].to(self.mean).sub_(self.mean).div_(self.std)
         if training and self.erasing:
             images = RandomErasing(**self.erasing, device=images.device)(images)
         return data | dict(inputs=images)

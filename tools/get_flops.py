@@ -2,7 +2,7 @@
 """Count parameters and multiply-accumulates (MACs), in total and per part, in the convention of the paper's tables.
 
     python tools/get_flops.py configs/mask_rcnn_mambaout_tiny.py
-    python tools/get_flops.py configs/imagenet_mambaout.py --cfg-options model.arch=base
+    python tools/get_flops.py configs/imagenet_mambaout_tiny.py
 
 A forward pass with random weights is traced. A multiply-accumulate counts 1, a value in a LayerNorm 5, an interpolated
 value 4, and each element of a selective scan's state 9 at each position, as VMamba's authors count. A batch norm counts

@@ -1,15 +1,17 @@
 #!/usr/bin/env python
-"""Score a checkpoint: box and mask AP for a detector, mIoU for a segmentor."""
+"""Score a checkpoint: box and mask AP for a detector, mIoU for a segmentor, top-1 and top-5 for a classifier."""
 
+import argparse
 import doctor  # noqa: F401  (says what to type if an import below fails)
 import importlib
 
+from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from backbones.errors import UserError
 from mmengine_plugin.atomic_files import write_json
-from mmengine_plugin.cli.arguments import run_parser
+from mmengine_plugin.cli.arguments import positive, run_parser
 from mmengine_plugin.cli.configs import load_run
 from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.inference.drawing import PicturesHook
@@ -28,6 +30,14 @@ def main() -> None:
         '--wait-time', type=float, default=2, help='seconds for which --show shows each picture (default: 2)'
     )
     parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
+    parser.add_argument(
+        '--real-labels',
+        help='score a classifier by the reassessed labels of ImageNet in this real.json; timm: in the file of timm',
+    )
+    parser.add_argument('--img-size', type=positive, help='classify images of this height and width')
+    parser.add_argument(
+        '--crop-pct', type=float, help="share of a classifier's image that the crop at its centre keeps"
+    )
     args = parser.parse_args()
     cfg = load_run(args)
     cfg.load_from = args.checkpoint
@@ -40,6 +50,8 @@ def main() -> None:
             )
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = dict(cfg.tta_model, module=cfg.model)
+    if args.real_labels or args.img_size or args.crop_pct:
+        set_classification(cfg, args)
     if args.out:
         if not args.out.endswith(('.pkl', '.pickle')):
             raise UserError(f'--out {args.out}: the name must end with .pkl or .pickle')
@@ -48,6 +60,8 @@ def main() -> None:
             importlib.import_module('mmseg_plugin.scores.dump_results')  # the config may not import the plugin
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dump]
+    if (args.show or args.show_dir) and cfg.default_scope not in DUMPS:
+        raise UserError('--show and --show-dir draw detections and label maps; tools/predict.py draws classes')
     runner = Runner.from_cfg(cfg)
     if args.show or args.show_dir:
         runner.register_hook(PicturesHook(args.show_dir, args.show, args.wait_time))
@@ -57,6 +71,21 @@ def main() -> None:
             print(f'{name:24} {score:8.4f}')
         if args.json:
             write_json(args.json, scores)
+
+
+def set_classification(cfg: Config, args: argparse.Namespace) -> None:
+    """Set what timm's validate.py has options for."""
+    transform = cfg.test_dataloader.dataset.get('transform')
+    if transform is None:
+        raise UserError(
+            f'--real-labels, --img-size and --crop-pct are for classifiers, and {cfg.filename} is of another kind'
+        )
+    if args.real_labels:
+        cfg.test_evaluator.real_labels = args.real_labels
+    if args.img_size:
+        transform.input_size = (3, args.img_size, args.img_size)
+    if args.crop_pct:
+        transform.crop_pct = args.crop_pct
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 # The recipe of MambaOut on ImageNet, from the authors' scripts and train.py (github.com/yuweihao/MambaOut, 9f2f234) and
-# the paper's Table 5. timm's parts do the work. Values that differ from theirs are marked "ours". A backbone's config
-# sets model.backbone and nothing else. Two settings of theirs have no effect, and are left out here: --head-dropout does
-# not reach the model, and timm leaves out color jitter where there is RandAugment.
+# the paper's Table 5. timm's parts do the work. Values that are not theirs are marked "ours". A backbone's config sets
+# model.backbone and nothing else. Two of their settings have no effect and are left out: --head-dropout does not reach
+# their model, and timm drops the color jitter where there is RandAugment.
 custom_imports = dict(imports=['timm_plugin'], allow_failed_imports=False)
 default_scope = 'mmengine'
 

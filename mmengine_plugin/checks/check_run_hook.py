@@ -22,6 +22,7 @@ from ..engine.sampling import refuse_endless_epochs
 from .annotation_files import check_annotation_file, check_class_order
 from .augmented_tests import check_test_time_augmentation
 from .batch_norms import check_batch_norms
+from .classification import check_mixing_of_labels, check_num_labels, check_same_labels
 from .image_channels import check_image_channels
 from .image_sizes import check_image_sizes
 from .map_channels import check_map_channels
@@ -64,8 +65,15 @@ def warn_of_shared_images(training: RunPart, validation: RunPart) -> None:
 
 
 # Each check takes a part of the run and raises a UserError. The first ones need no data.
-MODEL_CHECKS = (check_epochs_end, check_map_channels, check_batch_norms, check_single_channel, check_class_weights)
-DATA_CHECKS = (check_settings, check_channels, check_image_sizes, check_class_order)
+MODEL_CHECKS = (
+    check_epochs_end,
+    check_map_channels,
+    check_batch_norms,
+    check_single_channel,
+    check_class_weights,
+    check_mixing_of_labels,
+)
+DATA_CHECKS = (check_settings, check_channels, check_image_sizes, check_class_order, check_num_labels)
 SCORE_CHECKS = (
     check_annotation_file,
     check_masks,
@@ -102,6 +110,7 @@ class CheckRunHook(Hook):
             _check(validation, (*DATA_CHECKS, *SCORE_CHECKS))
             check_metrics(runner, 'val')
             check_monitored_scores(runner)
+            check_same_labels(training, validation)
             warn_of_shared_images(training, validation)
         warn_of_schedule(runner, loop)
 

@@ -16,12 +16,14 @@ from mmengine.logging import MMLogger
 from torch import nn
 
 import backbones
-from backbones import MambaOut, MambaOutClassifier, UserError
+from backbones import MambaOut, UserError
 from backbones.mambaout import ARCHS, our_names
 from backbones.mambaout import authors_names as names_of_the_authors
 from backbones.safe_checkpoint import read_checkpoint
 from backbones.weights import SHA256, fetch, load_pretrained
+from mmengine_plugin.inference.weights import load_weights
 from tests.conftest import TIME_LIMIT
+from timm_plugin.classifier import ImageClassifier
 
 
 @pytest.fixture(scope='module')
@@ -71,8 +73,8 @@ def assert_features_and_logits_are_timms(twin: nn.Module, arch: str, checkpoint:
         maps = twin.eval().forward_intermediates(image, intermediates_only=True)
         for ours, timms in zip(backbone.eval()(image), maps, strict=True):
             torch.testing.assert_close(ours, timms, rtol=0, atol=1e-5 * float(timms.abs().max()))
-        classifier = MambaOutClassifier(arch, num_classes=twin.num_classes, init_cfg=init_cfg)
-        classifier.init_weights()
+        classifier = ImageClassifier(dict(type='MambaOut', arch=arch), num_classes=twin.num_classes)
+        load_weights(classifier, checkpoint)
         logits = twin(image)
         torch.testing.assert_close(classifier.eval()(image), logits, rtol=0, atol=1e-5 * float(logits.abs().max()))
 
@@ -224,7 +226,8 @@ def test_each_process_checks_the_hash_of_a_downloaded_file(server, tmp_path):
 @pytest.mark.parametrize('arch', ARCHS)
 def test_renaming_to_the_authors_names_and_back_changes_nothing(arch):
     with torch.device('meta'):
-        state = MambaOutClassifier(arch).state_dict()
+        classifier = ImageClassifier(dict(type='MambaOut', arch=arch)).state_dict()
+    state = {key.removeprefix('backbone.'): value for key, value in classifier.items()}
     there = names_of_the_authors(state)
     assert set(there) == set(authors_names(state)) and not set(there) & {k for k in state if 'stem' in k}
     assert list(our_names(there)) == list(state)

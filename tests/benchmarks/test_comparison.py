@@ -212,7 +212,7 @@ def arguments(out: Path, *configs: object, **others: object) -> argparse.Namespa
         (dict(configs=[DETECTION, DETECTION]), 'is named twice: name each config once'),
         (dict(configs=[DETECTION, SEGMENTATION]), 'say nothing about backbones. Compare configs with one kind of head'),
         (dict(configs=[DETECTION, ROOT / 'configs/mini/faster_rcnn_mambaout_mini.py']), 'is mmdet FasterRCNN, and '),
-        (dict(configs=[ROOT / 'configs/imagenet_mambaout.py']), 'only models of mmdet and mmseg'),
+        (dict(configs=[ROOT / 'configs/imagenet_mambaout_tiny.py']), 'only models of mmdet and mmseg'),
         (dict(shape='800x1280'), '--shape 800x1280: write three numbers, such as 2x800x1280'),
         (dict(configs=[SEGMENTATION], shape='1x64x64'), 'UperNet trains on 2 images or more'),
         (dict(field_size=100), '--field-size 100 must be a multiple of --stride 16 and of 32'),

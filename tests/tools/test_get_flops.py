@@ -138,8 +138,8 @@ IMAGENET = dict(  # millions and G: the paper, Table 4, and where they were at h
 
 @pytest.mark.parametrize('arch', ARCHS)
 def test_imagenet_figures_are_the_published_ones_and_timms(arch):
-    cfg = Config.fromfile(ROOT / 'configs/imagenet_mambaout.py')
-    cfg.model.arch = arch
+    cfg = Config.fromfile(ROOT / 'configs/imagenet_mambaout_tiny.py')
+    cfg.model.backbone.arch = arch
     figures = count(cfg, 224, 224)
     twin = timm.create_model(f'mambaout_{arch}').eval()
     assert figures['params'] == sum(p.numel() for p in twin.parameters())

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import DETECTION, FAST, ROOT, SEGMENTATION, TIME_LIMIT
+from tests.conftest import CLASSIFICATION, DETECTION, FAST, ROOT, SEGMENTATION, TIME_LIMIT
 
-# nothing is random, a process has one image in each step, and each process saves its weights
+# nothing is random, a process has one batch in each step, and each process saves its weights
 COMMON = """
 _base_ = {base!r}
 custom_imports = dict(imports=[{plugin!r}, 'leave_weights'], allow_failed_imports=False)
@@ -39,6 +39,14 @@ sync = dict(type='SyncBN', requires_grad=True)
 # a pooled map of one pixel has no variance
 head = dict(dropout_ratio=0, norm_cfg=sync)
 model = dict(decode_head=dict(head, pool_scales=(2, 3)), auxiliary_head=head)
+"""
+CLASSIFIER = """
+train_dataloader = dict(
+    batch_size=2,
+    dataset=dict(transform=dict(_delete_=True, input_size=64, crop_pct=1.0, interpolation='bicubic')),
+    collate_fn=dict(mixup=dict(prob=0.0)))
+model = dict(data_preprocessor=dict(erasing=None))
+train_cfg = dict(max_epochs=1)
 """
 HOOK = """
 import os, pathlib, signal
@@ -72,14 +80,20 @@ code=0; for job in $(jobs -p); do wait $job || code=$?; done; exit $code
 
 @pytest.fixture(scope='module')
 def project(tool, tmp_path_factory) -> Path:
-    """A folder with data (3 validation images), a config for each task, and Slurm's commands in bin/."""
+    """A folder with data (3 validation images, of the classifier 6), configs, and Slurm's commands in bin/."""
     folder = tmp_path_factory.mktemp('project')
-    for kind in ('coco', 'ade20k'):
+    for kind in ('coco', 'ade20k', 'imagenet'):
         made = tool('make_mini_dataset.py', kind, folder / 'data/mini' / kind, '--images', 12)
         assert made.returncode == 0, made.stdout
     (folder / 'leave_weights.py').write_text(HOOK)
-    for base, plugin, text in ((DETECTION, 'mmdet_plugin', DETECTOR), (SEGMENTATION, 'mmseg_plugin', SEGMENTOR)):
-        (folder / f'my_{plugin[:5]}.py').write_text(COMMON.format(base=str(base), plugin=plugin) + text)
+    for base, plugin, text in (
+        (DETECTION, 'mmdet_plugin', DETECTOR),
+        (SEGMENTATION, 'mmseg_plugin', SEGMENTOR),
+        (CLASSIFICATION, 'timm_plugin', CLASSIFIER),
+    ):
+        (folder / f'my_{plugin.removesuffix("_plugin")}.py').write_text(
+            COMMON.format(base=str(base), plugin=plugin) + text
+        )
     (folder / 'bin').mkdir()
     for name, text in (('srun', SRUN), ('scontrol', '#!/usr/bin/env bash\necho 127.0.0.1\n')):
         (folder / 'bin' / name).write_text(text)
@@ -110,12 +124,14 @@ def launch(script: str, *arguments: object, cwd: Path, exit_code: int = 0, **env
 
 
 def iterations(config: str, number: int) -> list[str]:
-    """Options for a short run; a detector runs for one epoch."""
+    """Options for a short run; a detector and a classifier run for one epoch."""
     length = [f'train_cfg.max_iters={number}', f'train_cfg.val_interval={number}'] if config == 'my_mmseg.py' else []
     return ['--cfg-options', *FAST, *length, f'default_hooks.checkpoint.interval={number if length else 1}']
 
 
-@pytest.mark.parametrize('config', [pytest.param('my_mmdet.py', marks=pytest.mark.full_size), 'my_mmseg.py'])
+@pytest.mark.parametrize(
+    'config', [pytest.param('my_mmdet.py', marks=pytest.mark.full_size), 'my_mmseg.py', 'my_timm.py']
+)
 def test_two_processes_train_and_test_like_one(config, project, tool, free_port, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(project))
     two, one = project / f'{config}_two', project / f'{config}_one'
@@ -139,7 +155,7 @@ def test_two_processes_train_and_test_like_one(config, project, tool, free_port,
             done = tool('test.py', config, checkpoint, *arguments, cwd=project)
             assert done.returncode == 0, done.stdout[-3000:]
         scores.append(json.loads((work_dir / 'scores.json').read_text()))
-    assert scores[0] == scores[1]  # 3 images, each counted once
+    assert scores[0] == scores[1]  # each image is counted once
 
 
 def test_slurm_starts_as_many_processes_as_asked_for(project, free_port):
