@@ -11,6 +11,7 @@ import torch
 from backbones.errors import UserError
 
 from .backbone import DROP_PATH_SHAPES, SHAPES, SWEEP, measure_backbone, measure_drop_path
+from .classifier_loading import measure_classifier_loading
 from .data_loading import measure_data_loading
 from .evaluation import measure_evaluation
 from .measuring import CUDA
@@ -80,6 +81,7 @@ def measure_suite(suite: str, archs: list[str], shapes: list[str] | None, rounds
         yield from measure_evaluation(rounds)
         yield from measure_test_program(rounds)
     elif suite == 'input':
+        yield from measure_classifier_loading(rounds)
         yield from measure_data_loading(rounds)
     elif suite == 'backbone':
         several = DROP_PATH_SHAPES if shapes is None else [shape for shape in shapes if not shape.startswith('1x')]

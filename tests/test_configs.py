@@ -115,7 +115,12 @@ def test_the_wheel_has_every_module_with_configs_and_tools_inside_mmengine_plugi
 
 
 @pytest.mark.parametrize(
-    ('plugin', 'name'), [('mmdet_plugin', 'mask_rcnn_mambaout_tiny'), ('mmseg_plugin', 'upernet_mambaout_tiny')]
+    ('plugin', 'name'),
+    [
+        ('mmdet_plugin', 'mask_rcnn_mambaout_tiny'),
+        ('mmseg_plugin', 'upernet_mambaout_tiny'),
+        ('timm_plugin', 'imagenet_mambaout_tiny'),
+    ],
 )
 def test_an_installed_package_is_inherited_from_anywhere(installed, tmp_path, plugin, name):
     (tmp_path / 'mine.py').write_text(f"_base_ = __import__('{plugin}').config('{name}')\n")

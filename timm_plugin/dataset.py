@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import Callable, Mapping
 
 from mmengine.registry import DATASETS
@@ -29,6 +30,7 @@ class TimmDataset(Dataset):
         name: Empty for folders and tars; ``'hfds/<name>'`` for a Hugging Face data set.
         class_map: A file with the names of the classes, one in each line, in the order of their indices. By default the
             names of the folders are sorted. Folders that it does not list are left out.
+        lazy_init: Whether the data are not looked for before :meth:`full_init`.
 
     Attributes:
         metainfo: ``classes``, the names of the classes in the order of their indices.
@@ -44,29 +46,35 @@ class TimmDataset(Dataset):
         transform: Mapping,
         name: str = '',
         class_map: str = '',
+        lazy_init: bool = False,
     ) -> None:
-        if not name:
-            _check_folder(root, split)
-        elif not name.lower().startswith('hfds/'):
+        if name and not name.lower().startswith('hfds/'):
             raise UserError(
                 f'dataset.name={name!r} is not a data set whose samples have numbers, over which a run can resume: use '
                 'a folder, a .tar or hfds/<name>'
             )
-        # the readers of a tar must not share one open file, whose position moves with each of them
-        options = dict(cache_tarfiles=False) if str(root).endswith('.tar') and not name else {}
-        options |= dict(class_map=class_map, transform=build_transform(transform))
-        try:
-            dataset = create_dataset(name, root, split, **options)
-        except ImportError as error:
-            raise UserError(f'{name} needs another package [{error}]: pip install datasets') from error
-        except (AssertionError, FileNotFoundError, RuntimeError, ValueError) as error:
-            raise UserError(f'{name or root} ({split}) cannot be read: {error}') from error
-        self.reader, self.transform = dataset.reader, dataset.transform
-        indices = getattr(self.reader, 'class_name_to_idx', None) or self.reader.class_to_idx  # of a tar, or of others
-        self.metainfo = dict(classes=tuple(sorted(indices, key=indices.get)))
+        self.root, self.split, self.name, self.class_map = root, split, name, class_map
+        self.reader, self.transform = None, build_transform(transform)
+        if not lazy_init:
+            self.full_init()
 
     def full_init(self) -> None:
-        """Do nothing: mmengine's wrappers, such as RepeatDataset, ask for what is left to load."""
+        """Look for the data, unless that is done: mmengine's wrappers, such as RepeatDataset, call this again."""
+        if self.reader is not None:
+            return
+        if not self.name:
+            _check_folder(self.root, self.split)
+        # the readers of a tar must not share one open file, whose position moves with each of them
+        options = dict(cache_tarfiles=False) if str(self.root).endswith('.tar') and not self.name else {}
+        try:
+            reader = create_dataset(self.name, self.root, self.split, class_map=self.class_map, **options).reader
+        except ImportError as error:
+            raise UserError(f'{self.name} needs another package [{error}]: pip install datasets') from error
+        except (AssertionError, FileNotFoundError, RuntimeError, ValueError, tarfile.TarError) as error:
+            raise UserError(f'{self.name or self.root} ({self.split}) cannot be read: {error}') from error
+        self.reader = reader
+        indices = getattr(reader, 'class_name_to_idx', None) or reader.class_to_idx  # of a tar, or of others
+        self.metainfo = dict(classes=tuple(sorted(indices, key=indices.get)))
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -86,11 +94,22 @@ class TimmDataset(Dataset):
             file, label = self.reader[index]
             with file:
                 image = Image.open(file).convert('RGB')
-        except OSError as error:  # timm would take the next image in its place, in a validation, too
+        # timm would take the next image in its place, in a validation, too. PIL calls a broken PNG a SyntaxError
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise UserError(f'{path} cannot be read [{error}]: replace or remove it') from error
         if label is None or label < 0:
             raise UserError(f'{path} has no label: name another split')
         return dict(inputs=self.transform(image), label=int(label), img_path=path)
+
+    def get_data_info(self, index: int) -> dict:
+        """The name of an image and the index of its class, as ``img_path`` and ``gt_label``, without decoding it."""
+        if hasattr(self.reader, 'targets'):  # of a tar
+            label = self.reader.targets[index]
+        elif hasattr(self.reader, 'samples'):  # of a folder
+            label = self.reader.samples[index][1]
+        else:
+            label = self.reader[index][1]
+        return dict(img_path=self.path(index), gt_label=int(label))
 
     def path(self, index: int) -> str:
         """The path of an image, or its name in a tar or a Hugging Face data set."""

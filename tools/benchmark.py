@@ -12,7 +12,7 @@ Suites, in the order in which they run by default:
     segmentation    the same of UperNet
     backbone        forward pass, training step, and training steps with drop path, beside timm's backbone
     evaluation      COCO's scores by two libraries, and tools/test.py beside mmdet's own test program (CPU)
-    input           the transforms of the training images in data/; only if named
+    input           making a classifier's batches, beside timm; the transforms of the images in data/; only if named
     compiled        registers, spills and instructions of all Triton kernels, compiled for A100 and H100; needs no
                     GPU; only if named
 

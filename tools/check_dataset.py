@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Find all problems in the data of a config before training does: images, annotations, label maps, class names.
+"""Find all problems in the data of a config before training does: images, annotations, label maps, classes.
 
     python tools/check_dataset.py configs/mask_rcnn_mambaout_tiny.py --json problems.json
 
@@ -21,7 +21,7 @@ from backbones.errors import UserError
 from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.checks.all_data import find_problems
 from mmengine_plugin.cli.arguments import config_parser
-from mmengine_plugin.cli.configs import load_config
+from mmengine_plugin.cli.configs import PLUGINS, load_config
 from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.data.image_checks import Problem
 from mmengine_plugin.data.wrapped_sets import configured_sets
@@ -39,8 +39,12 @@ def main() -> None:
     # mmdet's, mmseg's and mmengine's deprecations, and mmdet's warnings about boxes at the border of an image
     warnings.filterwarnings('ignore', module=r'mm(det|seg|engine)\.')
     cfg = load_config(args.config, args.cfg_options)
-    if cfg.default_scope not in ('mmdet', 'mmseg') or not cfg.get('train_dataloader'):
-        raise UserError(f'{args.config} has no train_dataloader of mmdet or mmseg: there is no data to check')
+    if cfg.default_scope not in PLUGINS or not cfg.get('train_dataloader'):
+        raise UserError(
+            f'{args.config} has no train_dataloader of mmdet, mmseg or timm_plugin: there is no data to check'
+        )
+    if args.fix and cfg.default_scope == 'mmengine':
+        raise UserError('--fix mends annotation files of detection; classification has none: leave out --fix')
     init_default_scope(cfg.default_scope)
     problems = find_problems(cfg)
     if args.fix:

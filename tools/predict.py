@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Predict your own images with a detector or segmentor. Results are pictures, JSON and label maps.
+"""Predict your own images with a detector, segmentor or classifier. Results are pictures, JSON and label maps.
 
     python tools/predict.py configs/mask_rcnn_mambaout_tiny.py epoch_12.pth photo.jpg folder 'day*/*.png' --out-dir out
 
@@ -26,13 +26,16 @@ def main() -> None:
         '--batch-size', type=int, default=1, help='images in a forward pass, if they have the same size (default: 1)'
     )
     parser.add_argument(
-        '--score-thr', type=float, default=0.3, help='leave out detections with a lower score (default: 0.3)'
+        '--score-thr',
+        type=float,
+        default=0.3,
+        help='leave out detections with a lower score (default: 0.3); a classifier lists its five best classes anyway',
     )
     parser.add_argument(
         '--tile',
         type=int,
         help='predict images in overlapping tiles of N x N of their pixels, 0: whole (default: 1024 for images of more '
-        'than 2**26 pixels)',
+        'than 2**26 pixels); a classifier takes images whole',
         metavar='N',
     )
     parser.add_argument('--device', help='for example cpu or cuda:1 (default: a GPU if there is one)')

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train a detector or segmentor from its config."""
+"""Train a detector, a segmentor or a classifier from its config."""
 
 import doctor  # noqa: F401  (says what to type if an import below fails)
 

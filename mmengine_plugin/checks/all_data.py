@@ -23,7 +23,7 @@ def find_problems(cfg: Config) -> list[Problem]:
     """Find the problems of all data sets in a config's data loaders, and print notes.
 
     Args:
-        cfg: A config of mmdet or mmseg. Its scope must be the default scope.
+        cfg: A config of mmdet, mmseg or timm_plugin. Its scope must be the default scope.
 
     Returns:
         The problems, each once.
@@ -34,8 +34,10 @@ def find_problems(cfg: Config) -> list[Problem]:
             datasets.append(DATASETS.build(dict(config, lazy_init=True)))
         except UserError as error:
             problems.append(Problem(cfg.filename, f'refused {key}', str(error), 'change the config'))
-    check = importlib.import_module(f'{cfg.default_scope}_plugin.data.check_dataset').check
-    problems += check(datasets)
+    if cfg.default_scope == 'mmengine':
+        problems += importlib.import_module('timm_plugin.check_dataset').check(datasets, cfg)
+    else:
+        problems += importlib.import_module(f'{cfg.default_scope}_plugin.data.check_dataset').check(datasets)
     for message in class_list_problems(cfg):
         problems.append(Problem(cfg.filename, 'different lists of classes', message, 'write the same list everywhere'))
     for split in ('train', 'val', 'test'):

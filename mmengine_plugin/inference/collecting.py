@@ -12,6 +12,7 @@ from .run_lengths import Runs, runs_of, union
 from .tiles import Tile
 
 SAME_OBJECT = 0.5  # intersection over union, as in COCO's evaluation at its lowest threshold
+TOP = 5  # classes that are listed for a classified image
 Box = tuple[float, float, float, float]
 
 
@@ -111,6 +112,23 @@ class LabelMap:
         for start in range(0, len(self.labels), 256):
             counts += np.bincount(self.labels[start : start + 256].ravel(), minlength=len(counts))
         return counts / self.labels.size
+
+
+class ClassScores:
+    """The scores of an image's classes.
+
+    Attributes:
+        top: Index and score of the five classes with the highest scores, the best one first; of all if there are fewer.
+    """
+
+    def __init__(self) -> None:
+        self.top: list[tuple[int, float]] = []
+
+    def add(self, tile: Tile, sample: BaseDataElement) -> None:
+        """Take the prediction of the only tile: an image is classified whole."""
+        scores = sample.pred_scores.cpu()
+        best = scores.topk(min(TOP, len(scores)))
+        self.top = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
 
 
 def _is_cut(box: Box, tile: Tile) -> bool:

@@ -1,10 +1,10 @@
-"""Pictures of predictions and ground truth, for detection and segmentation alike."""
+"""Pictures of predictions and ground truth, for detection, segmentation and classification alike."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,17 +14,20 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, VISUALIZERS
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement, PixelData
-from PIL import Image
+from PIL import Image, ImageDraw, ImageOps
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from backbones.errors import UserError
 
 from ..atomic_files import atomic_file
 from ..data.image_loaders import loader_of
-from .fonts import use_font_for
+from .classification import class_names
+from .fonts import font_for, use_font_for
 from .images import png_names, read_image, rgb_picture
 
 SAMPLE_SIZE = (640, 440)  # (width, height) of a sample on the sheet of check_dataset.py, in pixels
+CAPTION = 28  # height of the letters of a class name on this sheet, in pixels
 
 
 class PicturesHook(Hook):
@@ -103,24 +106,48 @@ def draw_samples(cfg: Config, path: str | Path, number: int = 12) -> None:
     """Draw images of the training set on a sheet, with their labels, after the training pipeline.
 
     Args:
-        cfg: A config of mmdet or mmseg. Its scope must be the default scope.
+        cfg: A config of mmdet, mmseg or timm_plugin. Its scope must be the default scope.
         path: PNG file to write.
         number: Number of images, spread over the set.
     """
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    draw = _class_drawer(dataset) if cfg.default_scope == 'mmengine' else _label_drawer(cfg, dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        for index in np.linspace(0, len(dataset) - 1, min(number, len(dataset)), dtype=int):
+            draw(dataset[index], f'{folder}/{index:09}.png')
+        draw_sheet(sorted(Path(folder).iterdir()), path, columns=3, rows=-(-number // 3), size=SAMPLE_SIZE)
+
+
+def _label_drawer(cfg: Config, dataset: Dataset) -> Callable[[dict, str], None]:
+    """A function that draws a sample of a detector or a segmentor to a file."""
     loader = loader_of(dataset)
     use_font_for(dataset.metainfo['classes'])
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, vis_backends=None))
     visualizer.dataset_meta = dataset.metainfo
     visualizer.alpha = 0.4  # objects must stay visible below their masks
-    with tempfile.TemporaryDirectory() as folder:
-        for index in np.linspace(0, len(dataset) - 1, min(number, len(dataset)), dtype=int):
-            item = dataset[index]
-            image = rgb_picture(item['inputs'].permute(1, 2, 0).numpy(), loader)
-            image, sample = _enlarged(image, item['data_samples'], SAMPLE_SIZE)
-            picture = f'{folder}/{index:09}.png'
-            visualizer.add_datasample('', np.asarray(image), sample, draw_pred=False, out_file=picture)
-        draw_sheet(sorted(Path(folder).iterdir()), path, columns=3, rows=-(-number // 3), size=SAMPLE_SIZE)
+
+    def draw(item: dict, file: str) -> None:
+        image = rgb_picture(item['inputs'].permute(1, 2, 0).numpy(), loader)
+        image, sample = _enlarged(image, item['data_samples'], SAMPLE_SIZE)
+        visualizer.add_datasample('', np.asarray(image), sample, draw_pred=False, out_file=file)
+
+    return draw
+
+
+def _class_drawer(dataset: Dataset) -> Callable[[dict, str], None]:
+    """A function that draws a sample of a classifier to a file, with the name of its class below it."""
+    names = class_names(len(dataset.metainfo['classes']), dataset.metainfo, {}, '')  # synsets in words
+
+    def draw(item: dict, file: str) -> None:
+        image, name = Image.fromarray(item['inputs'].permute(1, 2, 0).numpy()), names[item['label']]
+        image = ImageOps.contain(image, (SAMPLE_SIZE[0], SAMPLE_SIZE[1] - 2 * CAPTION))
+        tile = Image.new('RGB', SAMPLE_SIZE, 'white')
+        tile.paste(image)
+        font = font_for([name], CAPTION)
+        ImageDraw.Draw(tile).text((4, image.height + CAPTION), name, 'black', font, anchor='lm')
+        tile.save(file)
+
+    return draw
 
 
 def _enlarged(

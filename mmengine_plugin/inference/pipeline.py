@@ -7,14 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, pseudo_collate
 
 from backbones.errors import UserError
 
 from ..data.image_checks import transform_of
 from ..data.image_loaders import split_loader
-from .collecting import Detections, LabelMap
+from .collecting import ClassScores, Detections, LabelMap
 from .tiles import Tile
+
+Result = Detections | LabelMap | ClassScores
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Input:
     pixels: np.ndarray
     tile: Tile
     is_last: bool
-    result: Detections | LabelMap
+    result: Result
     data: dict
 
 
@@ -47,10 +49,13 @@ class InputPipeline:
 
     Attributes:
         loader: The transform that loads an image.
+        collate: Forms a batch for the model of what :meth:`data_of` returns.
 
     Raises:
         UserError: If no step loads an image, or if its decoder is not installed.
     """
+
+    collate = staticmethod(pseudo_collate)
 
     def __init__(self, steps: Sequence[Mapping], source: str) -> None:
         self.pipeline = Compose([step for step in steps if 'Annotations' not in str(step['type'])])

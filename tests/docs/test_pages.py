@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from tests.conftest import DETECTION, ROOT, SEGMENTATION
+from tests.conftest import CLASSIFICATION, DETECTION, ROOT, SEGMENTATION
 
 PROJECTS = sorted(ROOT.glob('projects/*/README.md'))
 
@@ -63,7 +63,12 @@ def on_one_process(program: str, *arguments: str) -> list[str]:
 
 @pytest.mark.parametrize(
     'words',
-    [c for page in ('training.md', 'resuming.md', 'models.md') for c in commands(page) if c[0] != 'soak.py'],
+    [
+        words
+        for page in ('training.md', 'resuming.md', 'models.md', 'imagenet.md')
+        for words in commands(page)
+        if words[0] not in ('soak.py', 'check_dataset.py')
+    ],
     ids=' '.join,
 )
 def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, tool, monkeypatch):
@@ -72,7 +77,8 @@ def test_a_command_for_gpus_and_coco_gets_as_far_as_the_data(words, checkout, to
         monkeypatch.setenv(variable, size)
     done = tool(*on_one_process(*words), cwd=checkout)
     assert done.returncode == 1
-    assert re.match(r'error: (annotation file|img_path) .* is not there', done.stdout.splitlines()[-1]), done.stdout
+    missing = r'error: ((annotation file|img_path) .* is not there|data/\w+ does not exist: put )'
+    assert re.match(missing, done.stdout.splitlines()[-1]), done.stdout
 
 
 def test_the_readmes_example_trains_the_backbone_and_gives_maps_of_the_shapes_in_its_comment():
@@ -86,7 +92,11 @@ def test_the_readmes_example_trains_the_backbone_and_gives_maps_of_the_shapes_in
 
 @pytest.mark.parametrize(
     ('page', 'text'),
-    [(page, text) for page in ('inheriting.md', 'models.md', 'training.md') for text in blocks(page, 'python')],
+    [
+        (page, text)
+        for page in ('imagenet.md', 'inheriting.md', 'models.md', 'training.md')
+        for text in blocks(page, 'python')
+    ],
 )
 def test_a_config_that_is_shown_builds(page, text, tmp_path):
     (tmp_path / 'mine.py').write_text(text)
@@ -94,14 +104,19 @@ def test_a_config_that_is_shown_builds(page, text, tmp_path):
     init_default_scope(cfg.default_scope)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    assert type(model.backbone).__name__ == ('VMamba' if page == 'models.md' else 'MambaOut')
+    assert type(model.backbone).__name__ == ('VMamba' if page in ('imagenet.md', 'models.md') else 'MambaOut')
 
 
 def test_predictions_are_made_as_they_are_typed(checkout, tool, mini_data):
-    for name, config in (('detector', DETECTION), ('segmentor', SEGMENTATION)):
+    names = dict(dataset_meta=dict(classes=('a', 'b', 'c', 'd', 'e', 'f')))  # the classifier's folders are not here
+    for name, config, meta in (
+        ('detector', DETECTION, {}),
+        ('segmentor', SEGMENTATION, {}),
+        ('classifier', CLASSIFICATION, names),
+    ):
         cfg = Config.fromfile(config)
         init_default_scope(cfg.default_scope)
-        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta={}), checkout / f'{name}.pth')
+        torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict(), meta=meta), checkout / f'{name}.pth')
     images = sorted((mini_data / 'data/mini/coco/val2017').iterdir())
     (checkout / 'folder').mkdir()
     for image, place in zip(images, ('photo.jpg', 'folder/a.jpg'), strict=False):

@@ -72,6 +72,14 @@ def test_published_weights_have_their_own_test_size_crop_and_interpolation(tag, 
     assert preprocessor.std == pytest.approx([255 * x for x in settings['std']])
 
 
+def test_the_config_of_timms_own_sizes_tests_as_timm_does(root):
+    cfg = Config.fromfile(config('imagenet_mambaout_rw'))
+    settings = dict(cfg.test_dataloader.dataset.transform)
+    assert settings == dict(pretrained_cfg='mambaout_base_plus_rw.sw_e150_r384_in12k_ft_in1k')
+    assert TimmDataset(str(root), 'val', settings)[0]['inputs'].shape == (3, 384, 384)
+    assert cfg.model.backbone.arch == 'base_plus_rw' and cfg.val_dataloader.dataset.transform.input_size == 224
+
+
 def test_the_papers_sizes_are_published_with_the_recipes_test_settings():
     for size in ('femto', 'kobe', 'tiny', 'small', 'base'):
         published = published_settings(f'mambaout_{size}.in1k')

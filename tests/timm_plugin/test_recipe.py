@@ -220,3 +220,89 @@ def test_any_backbone_takes_the_place_of_mambaout_by_one_line(name):
     batch = model.data_preprocessor(batch, training=True)
     model(**batch, mode='loss')['loss'].backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
+
+
+# the defaults of DeiT's main.py, with --batch-size 256 on 4 GPUs, as its README has it
+DEIT = {
+    'model.backbone.drop_path_rate': 0.1,
+    'auto_scale_lr.base_batch_size': 1024,
+    'train_dataloader.batch_size': 256,
+    'optim_wrapper.accumulative_counts': 1,
+    'optim_wrapper.optimizer.lr': 5e-4 * 1024 / 512,
+    'optim_wrapper.paramwise_cfg.custom_keys.pos_embed.decay_mult': 0.0,
+    'param_scheduler.end': 300,
+    'param_scheduler.warmup': 5,
+    'param_scheduler.cooldown': 0,  # --cooldown-epochs 10 has no effect: the program ends after --epochs
+    'train_cfg.max_epochs': 300,
+    'train_dataloader.num_workers': 10,
+    'train_dataloader.sampler.num_repeats': 3,
+    'train_dataloader.dataset.transform.interpolation': 'bicubic',
+    'val_dataloader.dataset.transform.crop_pct': 224 / 256,
+    'randomness.seed': 0,
+}
+
+
+@pytest.mark.parametrize('size', ['small', 'base'])
+@pytest.mark.parametrize('mask', ['', '_causal'])
+def test_vits_recipe_is_deits_where_it_differs_from_mambaouts(size, mask):
+    found, tiny = settings(config(f'vit/imagenet_vit_{size}{mask}')), settings(config('imagenet_mambaout_tiny'))
+    changed = {k: v for k, v in found.items() if v != tiny.get(k) and not k.startswith(OURS)}
+    assert changed == DEIT
+    assert set(tiny) - set(found) == {'train_dataloader.sampler.shuffle'}  # the sampler of repeats shuffles always
+
+
+def test_causal_and_fully_visible_vit_differ_in_the_mask_alone():
+    for size in ('small', 'base'):
+        causal, full = (
+            flat(Config.fromfile(config(f'vit/imagenet_vit_{size}{mask}')).to_dict()) for mask in ('_causal', '')
+        )
+        assert causal.pop('model.backbone.causal') is True and causal == full
+
+
+def test_the_head_of_a_causal_vit_sees_every_patch():
+    model = MODELS.build(Config.fromfile(config('vit/imagenet_vit_small_causal')).model).eval()
+    image = torch.randn(1, 3, 224, 224, requires_grad=True)
+    model(image)[0, 0].backward()
+    patches = image.grad.abs().sum((0, 1)).view(14, 16, 14, 16).sum((1, 3))
+    assert (patches > 0).all()
+
+
+def test_repeated_augmentation_is_deits_and_positions_have_no_weight_decay():
+    cfg = Config.fromfile(config('vit/imagenet_vit_small'))
+    sampler = DATA_SAMPLERS.build(dict(cfg.train_dataloader.sampler, dataset=range(512)))
+    sampler.set_epoch(1)
+    order = list(sampler)
+    assert len(order) == 512 and all(order[i] == order[i + 1] == order[i + 2] for i in range(0, 510, 3))
+    assert len(set(order)) == 171  # a third of the images
+    sampler.set_epoch(2)
+    assert list(sampler) != order
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper, type='FiniteOptimWrapper'))
+    decays = {id(group['params'][0]): group['weight_decay'] for group in wrapper.optimizer.param_groups}
+    assert decays[id(model.backbone.pos_embed)] == 0 and decays[id(model.backbone.blocks[0].mlp.fc1.weight)] == 0.05
+
+
+def test_the_ssm_is_one_argument_of_the_backbone():
+    ssm, tiny = (flat(load(size).to_dict()) for size in ('tiny_ssm', 'tiny'))
+    assert ssm.pop('model.backbone.ssm') == Config.fromfile(config('mask_rcnn_mambaout_tiny_ssm')).model.backbone.ssm
+    assert ssm == tiny
+
+
+def test_fine_tuning_has_rates_that_fall_to_the_stem_and_larger_images():
+    cfg = load('tiny_finetune')
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    scheduler = PARAM_SCHEDULERS.build(dict(cfg.param_scheduler, optimizer=wrapper))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    rates = {names[group['params'][0]]: group['lr'] for group in wrapper.optimizer.param_groups}
+    assert rates['head.fc.weight'] == 5e-5 and rates['backbone.stages.3.blocks.2.fc1.weight'] == pytest.approx(
+        5e-5 * 0.8
+    )
+    assert rates['backbone.stem.conv1.weight'] == pytest.approx(5e-5 * 0.8**7)
+    for _ in range(29):
+        wrapper.optimizer.step()
+        scheduler.step()
+    assert 1e-6 < wrapper.optimizer.param_groups[-1]['lr'] < 2e-6
+    assert {cfg[f'{split}_dataloader'].dataset.transform.input_size for split in ('train', 'val', 'test')} == {288}
+    assert type(model.loss).__name__ == 'LabelSmoothingCrossEntropy' and 'mixup' not in cfg.train_dataloader.collate_fn

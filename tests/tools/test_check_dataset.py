@@ -376,6 +376,8 @@ def test_the_sheet_shows_the_labels_of_each_pixel_as_the_pipeline_makes_them(dat
     assert blue_over_red[width // 2 + 20 :].min() > 40 > blue_over_red[: width // 2 - 20].max()
 
 
-def test_a_config_without_training_data_is_refused(tool):
-    done = tool('check_dataset.py', 'configs/imagenet_mambaout.py')
-    assert done.returncode == 1 and 'error: configs/imagenet_mambaout.py has no train_dataloader' in done.stdout
+def test_a_config_without_training_data_is_refused(tool, tmp_path):
+    config = tmp_path / 'testing.py'
+    config.write_text(f'_base_ = {str(DETECTION)!r}\ntrain_dataloader = None\n')
+    done = tool('check_dataset.py', config)
+    assert done.returncode == 1 and f'error: {config} has no train_dataloader' in done.stdout

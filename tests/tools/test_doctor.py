@@ -28,7 +28,9 @@ class cuda:
 MODULES = {
     'torch': TORCH,
     'torchvision': 'class version:\n    cuda = 13000\n',
-    **dict.fromkeys(('timm', 'mmengine', 'cv2', 'mmcv', 'mmdet', 'mmseg', 'mmdet_plugin', 'mmseg_plugin'), ''),
+    **dict.fromkeys(
+        ('timm', 'mmengine', 'cv2', 'mmcv', 'mmdet', 'mmseg', 'mmdet_plugin', 'mmseg_plugin', 'timm_plugin'), ''
+    ),
 }
 
 

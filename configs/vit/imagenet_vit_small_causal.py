@@ -1,0 +1,3 @@
+# Each patch attends to itself and to earlier ones only (paper, Eq. 5)
+_base_ = './imagenet_vit_small.py'
+model = dict(backbone=dict(causal=True))

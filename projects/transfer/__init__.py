@@ -1,0 +1,1 @@
+"""Does a classifier that was trained here help a detector?"""
