@@ -30,7 +30,7 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 TOOLS = HERE.parents[1] / 'tools'
-MODELS = dict(mambaout='MambaOut', mambaout_ssm='MambaOut + SSM')
+MODELS = dict(mambaout='MambaOut', mambaout_ssm='MambaOut + SSM, rows')
 IMAGES = dict(imagenet=600, coco=240)  # for training; a quarter of them is added for validation
 STARTS = ('from scratch', 'from the classifier')
 

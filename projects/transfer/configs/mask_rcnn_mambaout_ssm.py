@@ -1,2 +1,2 @@
 _base_ = './mask_rcnn_mambaout.py'
-model = dict(backbone=dict(ssm=['rows', 'columns', 'rows_reversed', 'columns_reversed']))
+model = dict(backbone=dict(ssm=['rows']))
