@@ -70,7 +70,7 @@ class TimmDataset(Dataset):
             reader = create_dataset(self.name, self.root, self.split, class_map=self.class_map, **options).reader
         except ImportError as error:
             raise UserError(f'{self.name} needs another package [{error}]: pip install datasets') from error
-        except (AssertionError, FileNotFoundError, RuntimeError, ValueError, tarfile.TarError) as error:
+        except (AssertionError, OSError, RuntimeError, ValueError, tarfile.TarError) as error:
             raise UserError(f'{self.name or self.root} ({self.split}) cannot be read: {error}') from error
         self.reader = reader
         indices = getattr(reader, 'class_name_to_idx', None) or reader.class_to_idx  # of a tar, or of others
@@ -112,8 +112,8 @@ class TimmDataset(Dataset):
         return dict(img_path=self.path(index), gt_label=int(label))
 
     def path(self, index: int) -> str:
-        """The path of an image, or its name in a tar or a Hugging Face data set."""
-        return str(self.reader.filename(index, absolute=True))
+        """The path of an image, its name in a tar or a Hugging Face data set, or its number if it has no name."""
+        return self.reader.filename(index, absolute=True) or f'{self.name} ({self.split}), image {index}'
 
 
 def build_transform(settings: Mapping) -> Callable[[Image.Image], object]:

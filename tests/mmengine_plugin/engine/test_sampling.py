@@ -2,6 +2,8 @@
 
 import itertools
 import pickle
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +12,15 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATA_SAMPLERS, DATASETS, TRANSFORMS
 from torch.utils.data import BatchSampler, DataLoader
 
-from mmengine_plugin.engine.sampling import NumberedBatchSampler, SeededDataset, caching_transforms, seed_all, seeded
+from backbones import UserError
+from mmengine_plugin.engine.sampling import (
+    NumberedBatchSampler,
+    SeededDataset,
+    caching_transforms,
+    seed_all,
+    seeded,
+    seeded_collate,
+)
 from tests.mmengine_plugin.engine.points import Points, run
 
 
@@ -86,7 +96,7 @@ def test_the_wrapper_can_be_sent_to_a_worker_that_is_spawned():
     assert dataset[2, (3, 0, 7, 0)] == SeededDataset(NUMBERS)[2, (3, 0, 7, 0)]
 
 
-def batches(sampler: dict, inner: dict, begin: int, count: int, workers: int = 0) -> list:
+def batches(sampler: dict, inner: dict, begin: int, count: int, workers: int = 0, collate_fn: Callable = list) -> list:
     """Batches of 4 of 12 samples, from iteration ``begin`` on."""
     class_aware = 'ClassAware' in sampler['type']  # which needs a single data set
     dataset = SeededDataset(dict(NUMBERS, size=12) if class_aware else WRAPPED['concatenated'])
@@ -94,7 +104,7 @@ def batches(sampler: dict, inner: dict, begin: int, count: int, workers: int = 0
     sampler = DATA_SAMPLERS.build(dict(sampler, dataset=dataset))
     numbered = NumberedBatchSampler(sampler, 4, inner, endless=True)
     numbered.begin(3, 0, begin)
-    loader = DataLoader(dataset, batch_sampler=numbered, num_workers=workers, collate_fn=list)
+    loader = DataLoader(dataset, batch_sampler=numbered, num_workers=workers, collate_fn=collate_fn)
     return list(itertools.islice(loader, count))
 
 
@@ -123,6 +133,33 @@ def test_batches_from_any_iteration_are_those_of_the_whole_run(kind, shape):
 def test_workers_change_nothing():
     sampler, inner = SAMPLERS['default'], BATCHES['plain']
     assert batches(sampler, inner, 2, 5, workers=2) == batches(sampler, inner, 2, 5)
+
+
+def shuffled(samples: list) -> list:
+    """Form a batch whose order, and whose last entry, are random."""
+    return [samples[i] for i in torch.randperm(len(samples))] + [np.random.rand()]
+
+
+def test_a_function_that_forms_batches_may_draw_random_numbers():
+    sampler, inner = SAMPLERS['default'], BATCHES['plain']
+    collate_fn = partial(seeded_collate, collate=shuffled)
+    whole = batches(sampler, inner, 0, 6, collate_fn=collate_fn)
+    assert batches(sampler, inner, 2, 4, workers=2, collate_fn=collate_fn) == whole[2:]
+    assert len({batch[-1] for batch in whole}) == 6
+    noises = [sample['noise'] for batch in whole for sample in batch[:-1]]
+    assert len({*noises, *(batch[-1] for batch in whole)}) == 6 * 4 + 6  # no numbers are those of a sample
+    assert batches(sampler, inner, 2, 4, collate_fn=shuffled) != whole[2:]  # without seeds
+
+
+def test_batches_beyond_a_multiple_are_left_out():
+    dataset = SeededDataset(dict(NUMBERS, size=15))
+    sampler = DATA_SAMPLERS.build(dict(SAMPLERS['default'], dataset=dataset))
+    for multiple, length in ((1, 8), (3, 6), (8, 8)):
+        numbered = NumberedBatchSampler(sampler, 2, BATCHES['plain'], endless=False, multiple=multiple)
+        numbered.begin(0, 0, 0)
+        assert len(list(numbered)) == len(numbered) == length
+    with pytest.raises(UserError, match='make no batch of 2, or not the 9 batches of a step'):
+        NumberedBatchSampler(sampler, 2, BATCHES['plain'], endless=False, multiple=9)
 
 
 def test_caching_transforms_are_named():
