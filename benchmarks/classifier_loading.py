@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -40,16 +41,21 @@ def measure_classifier_loading(rounds: int) -> Iterator[dict]:
         timms = create_dataset('', folder, 'train')
         timms.transform = create_transform(**cfg.dataset.transform, use_prefetcher=True)
         ours = SeededDataset(TimmDataset(folder, 'train', cfg.dataset.transform))
-        keys = [(i, (0, 0, 0, i)) for i in range(IMAGES)]
+        iteration = count()  # as in a run: each round draws other augmentations, some of which take longer
         collate = partial(seeded_collate, collate=dict(type='collate_images', mixup=mixup))
         runs = {
             'timm': lambda: FastCollateMixup(**mixup)([timms[i] for i in range(IMAGES)]),
-            'this project': lambda: collate(ours.__getitems__(keys)),
+            'this project': lambda: collate(ours.__getitems__(keyed(next(iteration)))),
         }
         for candidate, result in measure(runs, rounds, 'input classification').items():
             result['images_per_second'] = IMAGES / float(np.median(result['seconds']))
             shape = f'{IMAGES} JPEGs of {WIDTH}x{HEIGHT}'
             yield dict(suite='input', what='classification', shape=shape, candidate=candidate, **result)
+
+
+def keyed(iteration: int) -> list[tuple[int, tuple[int, ...]]]:
+    """The indices of all images with their keys in an iteration."""
+    return [(place, (0, 0, iteration, place)) for place in range(IMAGES)]
 
 
 def draw(folder: Path) -> None:

@@ -1,6 +1,7 @@
 # Ours: fine-tuning of the published weights at 288 px, with learning rates that fall from the head to the stem. The
 # values are those with which ConvNeXt (arXiv 2201.03545) was fine-tuned on ImageNet-1K, and are not tuned for MambaOut.
-# For classes of your own, set num_classes and data_root as docs/imagenet.md shows. The head starts from random weights.
+# For classes of your own, set model.num_classes and dataset.root of all data loaders, as docs/imagenet.md shows. The
+# head starts from random weights.
 _base_ = './imagenet_mambaout_tiny.py'
 size = 288
 model = dict(

@@ -43,8 +43,8 @@ class TopKAccuracy(BaseMetric):
             labels = [sample['gt_label']] if self.real_labels is None else self._real_labels(sample['img_path'])
             scores = sample['pred_scores']
             best = scores.topk(min(max(self.topk), len(scores))).indices.tolist()
-            if labels:
-                self.results.append([any(label in best[:k] for label in labels) for k in self.topk])
+            # an image without labels is noted, too: the images that several processes share are counted by place
+            self.results.append([any(label in best[:k] for label in labels) for k in self.topk] if labels else [])
 
     def compute_metrics(self, results: list[list[bool]]) -> dict[str, float]:
         """Average over the images.
@@ -52,6 +52,7 @@ class TopKAccuracy(BaseMetric):
         Returns:
             ``top1``, ``top5`` and so on, in percent.
         """
+        results = [hits for hits in results if hits]
         if not results:
             raise UserError('test_evaluator.real_labels has no label for any of the images')
         return {

@@ -34,7 +34,8 @@ class ImageClassifier(BaseModel):
         data_preprocessor: Config of the :class:`~timm_plugin.preprocessor.ImagePreprocessor`.
 
     Raises:
-        UserError: If the backbone has batch norms, and the config does not say how they are trained.
+        UserError: If ``num_classes`` is no such number, or if the backbone has batch norms and the config does not say
+            how they are trained.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class ImageClassifier(BaseModel):
         data_preprocessor: Mapping | None = None,
     ) -> None:
         super().__init__(data_preprocessor)
+        if type(num_classes) is not int or num_classes < 1:
+            raise UserError(f'model.num_classes is {num_classes!r}: set the number of classes, from 1')
         self.num_classes = num_classes
         self.backbone = MODELS.build(dict(out_indices=(3,), out_norm=False) | dict(backbone))
         has_batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.backbone.modules())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 from timm.data.random_erasing import RandomErasing
+
+from backbones.errors import UserError
 
 
 @MODELS.register_module()
@@ -19,13 +22,25 @@ class ImagePreprocessor(BaseDataPreprocessor):
         std: Standard deviation of each channel.
         erasing: Arguments of timm's RandomErasing for the training: ``dict(probability=0.25, mode='pixel')``; ``None``
             erases nothing.
+
+    Raises:
+        UserError: If RandomErasing does not take these arguments.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], erasing: Mapping | None = None) -> None:
         super().__init__()
         self.register_buffer('mean', torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(1, -1, 1, 1), persistent=False)
-        self.erasing = erasing
+        self.erasing = None
+        if erasing:
+            try:
+                self.erasing = RandomErasing(**erasing)
+                random.random() > self.erasing.probability  # noqa: B015  (which it compares, and does not check)
+            except (AssertionError, TypeError) as error:
+                raise UserError(
+                    f"model.data_preprocessor.erasing={dict(erasing)} cannot be used by timm's RandomErasing"
+                    f'{f" [{error}]" if str(error) else ""}: set for example probability=0.25 and mode=pixel'
+                ) from error
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Move a batch to the device, and normalise its images.
@@ -40,5 +55,6 @@ class ImagePreprocessor(BaseDataPreprocessor):
         data = self.cast_data(data)
         images = data['inputs'].to(self.mean).sub_(self.mean).div_(self.std)
         if training and self.erasing:
-            images = RandomErasing(**self.erasing, device=images.device)(images)
+            self.erasing.device = images.device  # on which it draws noise
+            images = self.erasing(images)
         return data | dict(inputs=images)

@@ -15,7 +15,8 @@ from mmengine_plugin.compat.private_names import ClosedFormScheduler
 class TimmCosineLR(ClosedFormScheduler):
     """timm's cosine with linear warm-up and cool-down, which changes once an epoch.
 
-    With the optimizer's learning rate ``lr`` and ``n = end - cooldown`` epochs, epoch t from 0 has the learning rate
+    With ``n = end - cooldown`` epochs, and ``lr`` as the highest learning rate of a group of parameters, which is the
+    optimizer's unless a multiplier is above 1, epoch t from 0 has the learning rate
 
     - ``warmup_lr + t * (lr - warmup_lr) / warmup`` if ``t < warmup``,
     - ``min_lr + 0.5 * (lr - min_lr) * (1 + cos(pi * t / n))`` if ``warmup <= t < n``,
@@ -35,7 +36,7 @@ class TimmCosineLR(ClosedFormScheduler):
         verbose: Whether to print each learning rate.
 
     Raises:
-        UserError: If warm-up and cool-down leave no epoch for the cosine.
+        UserError: If a number of epochs is none, or if warm-up and cool-down leave no epoch for the cosine.
     """
 
     def __init__(
@@ -49,7 +50,11 @@ class TimmCosineLR(ClosedFormScheduler):
         last_step: int = -1,
         verbose: bool = False,
     ) -> None:
-        if not 0 <= warmup < end - cooldown:
+        numbers = dict(end=end, warmup=warmup, cooldown=cooldown)
+        if wrong := [name for name, value in numbers.items() if type(value) is not int or value < 0]:
+            listed = ', '.join(f'{name}={numbers[name]!r}' for name in wrong)
+            raise UserError(f'param_scheduler: TimmCosineLR has {listed}: set a number of epochs, from 0')
+        if warmup >= end - cooldown:
             raise UserError(
                 f'param_scheduler: TimmCosineLR has end={end} epochs, but warmup={warmup} and cooldown={cooldown} '
                 'leave none of them for the cosine: lower these two, too'

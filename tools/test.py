@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from backbones.errors import UserError
 from mmengine_plugin.atomic_files import write_json
-from mmengine_plugin.cli.arguments import positive, run_parser
+from mmengine_plugin.cli.arguments import positive, run_parser, share
 from mmengine_plugin.cli.configs import load_run
 from mmengine_plugin.cli.error_messages import run
 from mmengine_plugin.inference.drawing import PicturesHook
@@ -36,7 +36,7 @@ def main() -> None:
     )
     parser.add_argument('--img-size', type=positive, help='classify images of this height and width')
     parser.add_argument(
-        '--crop-pct', type=float, help="share of a classifier's image that the crop at its centre keeps"
+        '--crop-pct', type=share, help="share of a classifier's image that the crop at its centre keeps"
     )
     args = parser.parse_args()
     cfg = load_run(args)
@@ -46,7 +46,8 @@ def main() -> None:
     if args.tta:
         if 'tta_model' not in cfg:
             raise UserError(
-                f'--tta: {cfg.filename} has no tta_model and tta_pipeline; mmdet cannot merge masks under TTA'
+                f'--tta: {cfg.filename} has no tta_model and tta_pipeline; mmdet cannot merge masks under TTA, and '
+                'classifiers have none'
             )
         cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
         cfg.model = dict(cfg.tta_model, module=cfg.model)

@@ -78,9 +78,15 @@ class NumClassesHook(Hook):
         if not self.check_names or classes is None or trained is None or len(classes) != len(trained):
             return
         if difference := first_difference(trained, classes):
+            by_folder = hasattr(dataset, 'class_map')  # TimmDataset finds its classes itself
             raise UserError(
                 f'{checkpoint_of(runner)} was trained on other classes than those of {loader}.dataset: {difference}. '
-                f'Set {setting(trained)} there. If they are the same classes under other names, set '
+                + (
+                    'Rename its folders, or list the classes in its class_map'
+                    if by_folder
+                    else f'Set {setting(trained)} there'
+                )
+                + '. If they are the same classes under other names, set '
                 "dict(type='NumClassesHook', check_names=False) in custom_hooks"
             )
 

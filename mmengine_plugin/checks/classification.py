@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from backbones.errors import UserError
+import inspect
+
+from timm.data import Mixup
+
+from backbones.errors import UserError, did_you_mean
 
 from .class_lists import class_tuple, first_difference
 from .pipelines import type_name
 from .run_part import RunPart
 
+MODES = ('batch', 'pair', 'elem')  # of timm's mixup; 'half' would give half of the images
+NUMBERS = ('mixup_alpha', 'cutmix_alpha', 'prob', 'switch_prob', 'label_smoothing')
 SOFT = ('SoftTargetCrossEntropy', 'BinaryCrossEntropy')  # losses that take soft labels
 
 
@@ -62,6 +68,15 @@ def check_mixing_of_labels(part: RunPart) -> None:
         )
     if not mixup:
         return
+    known = inspect.signature(Mixup).parameters
+    for key, value in mixup.items():
+        setting = f'train_dataloader.collate_fn.mixup.{key}'
+        if key not in known:
+            raise UserError(f'{setting} is no argument of timm{did_you_mean(key, known)}')
+        if key == 'mode' and value not in MODES:
+            raise UserError(f'{setting} is {value!r}: set {", ".join(MODES[:-1])} or {MODES[-1]}')
+        if key in NUMBERS and (not isinstance(value, int | float) or value < 0):
+            raise UserError(f'{setting} is {value!r}: set a number from 0')
     classes = mixup.get('num_classes', 1000)
     if classes != part.model.num_classes:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from mmengine.config import DictAction
 
@@ -27,6 +28,17 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f'{text!r} is not a positive number')
     return int(text)
+
+
+def share(text: str) -> float:
+    """Parse a number above 0 and up to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a share above 0 and up to 1')
+    return value
 
 
 def batch_shape(text: str, option: str, upernet: bool) -> tuple[int, int, int]:

@@ -80,7 +80,7 @@ def arguments_of(section: Mapping, cfg: Config) -> tuple[set[str], bool]:
     if inspect.isfunction(built):
         callables = [built]
         returned = inspect.signature(built, eval_str=True).return_annotation
-        if inspect.isclass(returned):  # the function passes **kwargs on to it
+        if inspect.isclass(returned) and returned.__module__ != 'builtins':  # the function passes **kwargs on to it
             callables += inspect.getmro(returned)
     elif inspect.isclass(built):
         callables = inspect.getmro(built)

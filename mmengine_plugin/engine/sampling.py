@@ -141,9 +141,11 @@ class NumberedBatchSampler(BatchSampler):
         self.length = len(self.build_inner()) // multiple * multiple
         if not self.length and not isinstance(sampler, InfiniteSampler):
             raise UserError(
-                f'{len(sampler)} training samples in each process make no batch of {batch_size}'
-                + (f', or not the {multiple} batches of a step' if multiple > 1 else '')
-                + ': lower train_dataloader.batch_size, or leave out drop_last'
+                f'{len(sampler)} training samples in each process make no batch of {batch_size}: lower '
+                'train_dataloader.batch_size, or leave out drop_last'
+                if multiple == 1
+                else f'{len(sampler)} training samples in each process are less than a step of {multiple} batches of '
+                f'{batch_size}: lower train_dataloader.batch_size or optim_wrapper.accumulative_counts'
             )
         self.range: tuple[int, int] | None = None
 

@@ -96,11 +96,12 @@ def transfer(out: Path, data: Path, model: str, seed: int) -> dict:
 def draw(rows: Sequence[dict], path: Path) -> None:
     """Plot the box AP of each pair of detectors, joined by a line, model by model."""
     models = [model for model in MODELS if any(row['model'] == model for row in rows)]
+    highest = max(row[start]['bbox'] for row in rows for start in STARTS)
     figure, axes = plt.subplots(1, len(models), figsize=(3.6 * len(models), 3.4), sharey=True, squeeze=False)
     for axis, model in zip(axes[0], models, strict=True):
         for row in (row for row in rows if row['model'] == model):
             axis.plot(STARTS, [row[start]['bbox'] for start in STARTS], 'o-', label=f'seed {row["seed"]}')
-        axis.set(title=MODELS[model], xlim=(-0.4, 1.4), ylim=(0, None))
+        axis.set(title=MODELS[model], xlim=(-0.4, 1.4), ylim=(0, 1.1 * highest))
         axis.grid(axis='y', alpha=0.3)
     axes[0][0].set_ylabel('box AP (%)')
     axes[0][-1].legend()

@@ -67,7 +67,7 @@ def on_one_process(program: str, *arguments: str) -> list[str]:
         words
         for page in ('training.md', 'resuming.md', 'models.md', 'imagenet.md')
         for words in commands(page)
-        if words[0] not in ('soak.py', 'check_dataset.py')
+        if words[0] not in ('soak.py', 'check_dataset.py', 'benchmark.py')
     ],
     ids=' '.join,
 )

@@ -158,7 +158,7 @@ def test_batches_beyond_a_multiple_are_left_out():
         numbered = NumberedBatchSampler(sampler, 2, BATCHES['plain'], endless=False, multiple=multiple)
         numbered.begin(0, 0, 0)
         assert len(list(numbered)) == len(numbered) == length
-    with pytest.raises(UserError, match='make no batch of 2, or not the 9 batches of a step'):
+    with pytest.raises(UserError, match='are less than a step of 9 batches of 2: lower'):
         NumberedBatchSampler(sampler, 2, BATCHES['plain'], endless=False, multiple=9)
 
 

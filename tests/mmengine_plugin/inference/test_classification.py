@@ -1,8 +1,6 @@
 """Classified images: the scores of test.py, under names that people read, and no failure in silence."""
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 import warnings
@@ -268,22 +266,3 @@ def test_a_classifier_imports_neither_mmdet_nor_mmseg_and_the_predictor_alone_no
         'assert "timm_plugin" in sys.modules'
     )
     subprocess.run([sys.executable, '-c', program], cwd=ROOT, check=True, capture_output=True)
-
-
-def test_the_pages_command_and_example_run_as_they_are_typed(tool, folder, tmp_path):
-    page = (ROOT / 'docs/predicting.md').read_text()
-    section = re.search(r'^## Classification\n(.*?)^## ', page, re.DOTALL | re.MULTILINE)[1]
-    (command,), (example,) = (re.findall(rf'```{name}\n(.*?)```', section, re.DOTALL) for name in ('bash', 'python'))
-    for name in ('configs', 'tools'):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / 'folder').symlink_to(folder / 'val')
-    noise(0).save(tmp_path / 'photo.jpg')
-    write_checkpoint(MINI, tmp_path / 'classifier.pth', dict(dataset_meta=dict(classes=CLASSES[:6])))
-    words = shlex.split(command)
-    done = tool(Path(words[1]).name, *words[2:], cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-2000:]
-    written = json.loads((tmp_path / 'classes/predictions.json').read_text())['images']
-    assert len(written) == 15 and len(list((tmp_path / 'classes').rglob('*.png'))) == 15
-    done = subprocess.run([sys.executable, '-c', example], cwd=tmp_path, check=True, capture_output=True, text=True)
-    (best,) = re.findall(r'^photo\.jpg (\w) 0\.\d+$', done.stdout, re.MULTILINE)
-    assert best == written[0]['top'][0]['name']
