@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -35,7 +34,7 @@ class ImagePreprocessor(BaseDataPreprocessor):
         if erasing:
             try:
                 self.erasing = RandomErasing(**erasing)
-                random.random() > self.erasing.probability  # noqa: B015  (which it compares, and does not check)
+                assert 0 <= self.erasing.probability <= 1
             except (AssertionError, TypeError) as error:
                 raise UserError(
                     f"model.data_preprocessor.erasing={dict(erasing)} cannot be used by timm's RandomErasing"

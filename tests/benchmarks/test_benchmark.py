@@ -119,9 +119,12 @@ def test_a_wrong_size_is_refused(tool, tmp_path):
 def test_a_suite_that_fails_does_not_stop_the_others(tool, tmp_path):
     out = tmp_path / 'report'
     arguments = '--suites', 'input', 'backbone', '--arch', 'femto', '--shapes', '1x64x64', '--rounds', 1
-    done = tool('benchmark.py', out, *arguments, cwd=tmp_path)  # there are no images
+    done = tool('benchmark.py', out, *arguments, cwd=tmp_path)  # there are no images of COCO
     assert done.returncode == 1 and 'error: input: ' in done.stdout, done.stdout[-3000:]
-    assert {row['suite'] for row in json.loads(out.with_suffix('.json').read_text())['rows']} == {'backbone femto'}
+    rows = json.loads(out.with_suffix('.json').read_text())['rows']
+    assert {row['suite'] for row in rows} == {'input', 'backbone femto'}
+    batches = {row['candidate']: row['images_per_second'] for row in rows if row['what'] == 'classification'}
+    assert set(batches) == {'timm', 'this project'} and min(batches.values()) > 1  # the suite draws these images
 
 
 def test_the_suite_of_kernels_needs_cuda(tool, tmp_path):

@@ -135,10 +135,10 @@ def iterations(config: str, number: int) -> list[str]:
 def test_two_processes_train_and_test_like_one(config, project, tool, free_port, monkeypatch):
     monkeypatch.setenv('PYTHONPATH', str(project))
     two, one = project / f'{config}_two', project / f'{config}_one'
-    said = launch('dist_train.sh', config, 2, '--work-dir', two, *iterations(config, 6), cwd=project, PORT=free_port)
+    said = launch('dist_train.sh', config, 2, '--work-dir', two, *iterations(config, 3), cwd=project, PORT=free_port)
     assert ('SyncBN becomes BN' in said) == (config == 'my_mmseg.py')
     assert len(list(two.glob('*/*.log'))) == 1
-    options = [*iterations(config, 12), 'optim_wrapper.accumulative_counts=2']
+    options = [*iterations(config, 6), 'optim_wrapper.accumulative_counts=2']
     done = tool('train.py', config, '--work-dir', one, *options, cwd=project)
     assert done.returncode == 0, done.stdout[-3000:]
     ranks, single = [torch.load(two / f'rank{rank}.pt') for rank in (0, 1)], torch.load(one / 'rank0.pt')
