@@ -34,8 +34,9 @@ class ImagePreprocessor(BaseDataPreprocessor):
         if erasing:
             try:
                 self.erasing = RandomErasing(**erasing)
-                assert 0 <= self.erasing.probability <= 1
-            except (AssertionError, TypeError) as error:
+                if not 0 <= self.erasing.probability <= 1:
+                    raise ValueError('probability must be from 0 to 1')
+            except (AssertionError, TypeError, ValueError) as error:
                 raise UserError(
                     f"model.data_preprocessor.erasing={dict(erasing)} cannot be used by timm's RandomErasing"
                     f'{f" [{error}]" if str(error) else ""}: set for example probability=0.25 and mode=pixel'

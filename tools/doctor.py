@@ -40,19 +40,7 @@ REASONS = {
     'torch': 'each torchvision works with one version of torch',
 }
 # each module comes after those that it needs: the first one that fails is the cause
-MODULES = (
-    'torch',
-    'torchvision',
-    'timm',
-    'mmengine',
-    'cv2',
-    'mmcv',
-    'mmdet',
-    'mmseg',
-    'mmdet_plugin',
-    'mmseg_plugin',
-    'timm_plugin',
-)
+MODULES = 'torch torchvision timm mmengine cv2 mmcv mmdet mmseg mmdet_plugin mmseg_plugin timm_plugin'.split()
 PROBE = """
 import importlib, json, sys, warnings
 for name in sys.argv[1:]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS
 from PIL import Image
 from timm.data import ImageNetInfo
+from torch import Tensor
 
 from backbones.errors import UserError
 
@@ -27,18 +28,13 @@ class ClassifierPipeline:
     It has the members of :class:`~mmengine_plugin.inference.pipeline.InputPipeline`.
 
     Args:
-        settings: The data set's ``transform`` in the config.
-
-    Raises:
-        UserError: If timm cannot use them.
+        transform: The data set's ``transform``, from an RGB image to the input of the model.
     """
 
     collate = staticmethod(default_collate)
 
-    def __init__(self, settings: Mapping) -> None:
-        from timm_plugin.dataset import build_transform  # not at the top: timm_plugin imports this package
-
-        self.transform = build_transform(settings)
+    def __init__(self, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.transform = transform
 
     @staticmethod
     def loader(data: dict) -> dict:

@@ -73,7 +73,7 @@ class Predictor:
         self.is_detector, self.is_classifier = cfg.default_scope == 'mmdet', 'transform' in data
         if self.is_classifier:
             meta = dict(classes=class_names(self.model.num_classes, meta, data, str(checkpoint)))
-            self.pipeline = ClassifierPipeline(data.transform)
+            self.pipeline = ClassifierPipeline(DATASETS.build(dict(data, lazy_init=True)).transform)
         else:
             source = checkpoint if meta else config
             meta = meta or DATASETS.build(dict(data, lazy_init=True)).metainfo
