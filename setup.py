@@ -1,8 +1,28 @@
 """Installs the packages; configs and tools travel inside ``mmengine_plugin``, never as top-level packages."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).resolve().parent
+
+
+class BuildWithIndex(build_py):
+    """Also puts the index of the models where OpenMIM looks for it: into the first package in alphabetical order."""
+
+    def run(self) -> None:
+        """Build."""
+        super().run()
+        if not self.editable_mode:
+            folder = Path(self.build_lib, 'backbones/.mim')
+            (folder / 'configs').mkdir(parents=True, exist_ok=True)
+            models = (HERE / 'configs/metafile.yml').read_text(encoding='utf-8')
+            models = models.replace('Config: ', 'Config: ../../mmengine_plugin/')
+            (folder / 'configs/metafile.yml').write_text(models, encoding='utf-8')
+            shutil.copy(HERE / 'model-index.yml', folder)
+
 
 setup(
     name='mambaout-dense',
@@ -12,6 +32,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     python_requires='>=3.11',
+    cmdclass=dict(build_py=BuildWithIndex),
     packages=[
         *find_packages(include=['backbones*', 'mmdet_plugin*', 'mmengine_plugin*', 'mmseg_plugin*', 'timm_plugin*']),
         'mmengine_plugin.configs',

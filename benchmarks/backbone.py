@@ -9,8 +9,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from mmengine_plugin.memory import bytes_kept_for_backward
+
 from .candidates import COMPILED, PLAIN, build, drop_path_candidates, mambaout_candidates
-from .measuring import CUDA, DEVICE, DTYPE, bytes_kept_for_backward, measure, profile
+from .measuring import CUDA, DEVICE, DTYPE, measure, profile
 from .roofline import Roofline
 
 SHAPES = ['2x800x1280'] if CUDA else ['1x800x1280']  # images x height x width

@@ -22,14 +22,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmengine_plugin import macs
+from mmengine_plugin.data.random_batch import random_batch
 from mmengine_plugin.inference.weights import load_weights
+from mmengine_plugin.memory import bytes_kept_for_backward
 
 from . import backbone
 from .conditions import device_conditions
-from .measuring import CUDA, DEVICE, bytes_kept_for_backward, measure
+from .measuring import CUDA, DEVICE, measure
 from .memory import failure, fresh_process, limited_memory, peak_bytes
 from .receptive_fields import describe, reach, reaches_all_borders, receptive_field, square_images
-from .whole_models import infer, keep_all_boxes, random_batch, train_step
+from .whole_models import infer, keep_all_boxes, train_step
 
 TASKS = dict(mmdet='detection', mmseg='segmentation')  # by default_scope
 FIELD_IMAGES = 2  # of a folder, over which a receptive field is averaged

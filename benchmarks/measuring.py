@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from .memory import failure
@@ -112,19 +111,3 @@ def profile(run: Callable[[], object], seconds: list[float]) -> dict[str, object
     if CUDA:
         result['busy'] = total / 1e6 / statistics.median(seconds)
     return result
-
-
-def bytes_kept_for_backward(forward: Callable[[], object], model: nn.Module) -> int:
-    """Count the bytes that a forward pass keeps for the backward pass, without the parameters of the model."""
-    storages = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor.detach()  # an operator that keeps its own output would otherwise keep itself forever
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = forward()
-    for parameter in model.parameters():
-        storages.pop(parameter.untyped_storage().data_ptr(), None)
-    del output  # it holds the graph, and so all that is counted, until here
-    return sum(storage.nbytes() for storage in storages.values())

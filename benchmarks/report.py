@@ -44,6 +44,8 @@ def tables(rows: list[dict]) -> str:
         found.append(f"The host's time\n\n{host_table(measured)}")
     if kernels := [row for row in rows if 'registers' in row]:
         found.append(f'Compiled kernels\n\n{kernel_table(kernels)}')
+    if kept := [row for row in rows if 'backbone_gb' in row]:
+        found.append(f'Kept for the backward pass (GB)\n\n{kept_table(kept)}')
     return '\n'.join(found)
 
 
@@ -75,6 +77,16 @@ def kernel_table(rows: list[dict]) -> str:
     """A line for each compiled kernel."""
     shown = [key for key in rows[0] if key != 'suite']
     return markdown(shown, [[str(row[key]) for key in shown] for row in rows])
+
+
+def kept_table(rows: list[dict]) -> str:
+    """A line for each setting, and a column for each model: what its backbone keeps; last, what the rest keeps."""
+    models = list(dict.fromkeys((row['what'], row['shape']) for row in rows))
+    cells = {(row['setting'], row['what']): f'{row["backbone_gb"]:.2f}' for row in rows}
+    cells |= {('all else, with any of these', row['what']): f'{row["rest_gb"]:.2f}' for row in rows if 'rest_gb' in row}
+    settings = dict.fromkeys(setting for setting, _ in cells)
+    lines = [[setting, *(cells.get((setting, what), '') for what, _ in models)] for setting in settings]
+    return markdown(['setting of the backbone', *(f'{what}, {shape}' for what, shape in models)], lines)
 
 
 def markdown(titles: list[str], lines: list[list[str]]) -> str:

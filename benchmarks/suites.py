@@ -14,6 +14,7 @@ from .backbone import DROP_PATH_SHAPES, SHAPES, SWEEP, measure_backbone, measure
 from .classifier_loading import measure_classifier_loading
 from .data_loading import measure_data_loading
 from .evaluation import measure_evaluation
+from .kept import measure_kept
 from .measuring import CUDA
 from .programs import measure_test_program
 from .report import plot, tables, write_report
@@ -34,7 +35,7 @@ def run_suites(
 
     Args:
         suites: ``'kernels'``, ``'scan'``, ``'backbone'``, ``'detection'``, ``'segmentation'``, ``'evaluation'``,
-            ``'input'``, ``'compiled'``.
+            ``'input'``, ``'compiled'``, ``'kept'``.
         archs: Sizes of MambaOut, for the suites of backbones and of whole models.
         shapes: Batches for the same suites, as ``'<images>x<height>x<width>'``; each has its own by default.
         rounds: How often each candidate runs; ``None`` for the number of each suite in ``ROUNDS``.
@@ -75,6 +76,8 @@ def measure_suite(suite: str, archs: list[str], shapes: list[str] | None, rounds
         from .compiled_kernels import measure_compiled_kernels
 
         yield from measure_compiled_kernels()
+    elif suite == 'kept':
+        yield from measure_kept()
     elif suite == 'scan':
         yield from measure_scan(rounds)
     elif suite == 'evaluation':

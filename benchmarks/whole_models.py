@@ -7,16 +7,15 @@ import statistics
 from collections.abc import Iterator
 from functools import partial
 
-import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import init_default_scope
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
 from backbones.mambaout import ARCHS
 from mmengine_plugin import config
+from mmengine_plugin.data.random_batch import random_batch
 
 from .candidates import COMPILED, FASTEST, build, mambaout_candidates, other_candidates
 from .host_times import functions_of_step, host_times
@@ -47,7 +46,7 @@ def measure_whole_models(task: str, arch: str, shapes: list[str], rounds: int) -
     models = build_models(task, arch)
     for shape in shapes:
         images, height, width = map(int, shape.split('x'))
-        batch = random_batch(task, images, height, width)
+        batch = random_batch(task, images, height, width, CLASSES[task])
         if task == 'segmentation':
             for model, _ in models.values():
                 model.data_preprocessor.size = height, width  # otherwise it pads the images to the recipe's 512x512
@@ -115,43 +114,3 @@ def keep_all_boxes(model_cfg: ConfigDict) -> None:
     for part in (test_cfg, test_cfg.get('rcnn') or {}):
         if 'score_thr' in part:
             part['score_thr'] = 0.0
-
-
-def random_batch(task: str, images: int, height: int, width: int, classes: int | None = None) -> dict:
-    """A batch of noise, with random objects or labels of ``classes`` classes; the default is the recipe's number."""
-    random = np.random.default_rng(0)
-    inputs = [torch.from_numpy(random.integers(0, 256, (3, height, width), dtype=np.uint8)) for _ in range(images)]
-    make_sample = detection_sample if task == 'detection' else segmentation_sample
-    samples = []
-    for number in range(images):
-        sample = make_sample(random, height, width, classes or CLASSES[task])
-        shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
-        sample.set_metainfo(dict(shapes, scale_factor=(1.0, 1.0), img_id=number))
-        samples.append(sample)
-    return dict(inputs=inputs, data_samples=samples)
-
-
-def detection_sample(random: np.random.Generator, height: int, width: int, classes: int) -> BaseDataElement:
-    """The ground truth of an image: 10 random boxes, filled as masks, with random labels."""
-    from mmdet.structures import DetDataSample  # after mmengine_plugin, which provides mmcv's compiled operators
-    from mmdet.structures.mask import BitmapMasks
-
-    corners = random.uniform(0, 0.7, (10, 2)) * (width, height)
-    boxes = np.concatenate((corners, corners + random.uniform(0.05, 0.3, (10, 2)) * (width, height)), axis=1)
-    masks = np.zeros((10, height, width), np.uint8)
-    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
-        mask[y1 : y2 + 1, x1 : x2 + 1] = 1
-    truth = InstanceData(
-        bboxes=torch.tensor(boxes).float(),
-        labels=torch.from_numpy(random.integers(0, classes, 10)),
-        masks=BitmapMasks(masks, height, width),
-    )
-    return DetDataSample(gt_instances=truth, ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)))
-
-
-def segmentation_sample(random: np.random.Generator, height: int, width: int, classes: int) -> BaseDataElement:
-    """The ground truth of an image: squares of 32 x 32 pixels, each with a random label."""
-    from mmseg.structures import SegDataSample  # after mmengine_plugin, which provides mmcv's compiled operators
-
-    squares = random.integers(0, classes, (1, -(-height // 32), -(-width // 32))).repeat(32, 1).repeat(32, 2)
-    return SegDataSample(gt_sem_seg=PixelData(data=torch.from_numpy(squares[:, :height, :width])))

@@ -1,26 +1,12 @@
-# For boxes without masks. Ours: the recipe of Mask R-CNN without the mask head. The paper has no Faster R-CNN, and no
-# score is published
-_base_ = './mask_rcnn_mambaout_tiny.py'
+# For boxes without masks. The paper has no Faster R-CNN: no score is published
+_base_ = './_base_/faster_rcnn_1x.py'
 model = dict(
-    type='FasterRCNN',
-    roi_head=dict(mask_roi_extractor=None, mask_head=None),
+    backbone=dict(
+        _delete_=True,
+        type='MambaOut',
+        arch='tiny',
+        drop_path_rate=0.2,  # ours: that of Mask R-CNN
+        init_cfg=dict(type='Pretrained', checkpoint='hf-hub:timm/mambaout_tiny.in1k'),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 576]),
 )
-
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackDetInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
-train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
-test_dataloader = val_dataloader
-val_evaluator = dict(metric='bbox')
-test_evaluator = val_evaluator

@@ -43,12 +43,15 @@ and no others:
   (:mod:`~mmengine_plugin.engine.strict_load_hook`)
 - ``HOOKS['CompileBackboneHook']``: ``torch.compile`` for the backbone alone
   (:mod:`~mmengine_plugin.engine.compile_hook`)
+- ``MODEL_WRAPPERS['ShardedDataParallel']``: each process holds a part of the model
+  (:mod:`~mmengine_plugin.engine.sharding`)
 - ``HOOKS['CheckRunHook']``: refuses runs that would fail late (:mod:`~mmengine_plugin.checks.check_run_hook`)
 - ``HOOKS['NumClassesHook']``: refuses heads that do not fit the data (:mod:`~mmengine_plugin.checks.classes`)
 - ``HOOKS['SkippedSamplesHook']``: lists the training samples that could not be used
   (:mod:`~mmengine_plugin.data.checked_samples`)
 - ``CheckpointLoader``, all schemes and a new one, ``hf-hub:``: readers that run no code of a checkpoint
   (:mod:`~mmengine_plugin.compat.checkpoint_loader`)
+- ``mmengine.config.utils.load``: reads each metafile of mmdet and mmseg once (:mod:`~mmengine_plugin.compat.metafiles`)
 - ``sys.modules['mmcv._ext']``, only without a compiled mmcv: its operators (:mod:`~mmengine_plugin.compat.mmcv_ext`)
 
 The programs in ``tools/`` add more in their own processes: ``MODEL_WRAPPERS['CPUDistributedDataParallel']`` and
@@ -70,7 +73,7 @@ try:
             'comes first on sys.path: rename that folder or start from another directory'
         )
     from .checks import check_run_hook, classes  # noqa: F401  (imported for what they register)
-    from .compat import checkpoint_loader, mmcv_ext  # noqa: F401
+    from .compat import checkpoint_loader, metafiles, mmcv_ext  # noqa: F401
     from .config_paths import config
     from .data import checked_samples  # noqa: F401
     from .engine import (  # noqa: F401
@@ -89,5 +92,6 @@ except Exception as error:
     raise
 
 mmcv_ext.install()
+metafiles.read_once()
 
 __all__ = ['config']

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import signature
 
 import torch
 from mmengine.analysis import FlopAnalyzer, parameter_count
@@ -22,7 +23,7 @@ SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048))  # height and width in the p
 # What the convention leaves out: elementwise operators, reductions, pooling, sorting, operators on boxes, and the
 # weights that interpolate positions and the kernels of S4ND, which do not depend on the image.
 UNCOUNTED = set(
-    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ cos div '
+    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ argmax cos div '
     'exp expand_as eye feature_dropout fill_ flip gelu glu im2col linspace log log2 lt mT max_pool2d mean '
     'meshgrid mul ne neg new_ones one_hot ones_like pad pow repeat rsub s4nd_toeplitz sigmoid silu sin '
     'softmax sort sqrt square sub sum topk unflatten unfold upsample_bicubic2d'.split()
@@ -55,10 +56,16 @@ def count(cfg: Config, height: int, width: int) -> dict:
         cfg.model.test_cfg.rpn.nms.iou_threshold = 1.0  # random boxes overlap: suppress none, so that enough remain
     model = MODELS.build(cfg.model).eval()
     proposals = _watch_proposals(model) if wanted else []
+    mask_heads = getattr(getattr(model, 'roi_head', None), 'mask_head', None)
+    for head in mask_heads if isinstance(mask_heads, nn.ModuleList) else ():
+        head.forward = partial(_first_masks, head.forward)
     if cfg.default_scope in SHAPES:
         shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), (height, width))
         samples = [BaseDataElement(metainfo=dict(shapes, scale_factor=(1.0, 1.0)))]
         model.forward = partial(model.forward, data_samples=samples, mode='tensor')
+        head = getattr(model, 'decode_head', None)
+        if head is not None and 'batch_data_samples' in signature(head.forward).parameters:
+            head.forward = partial(head.forward, batch_data_samples=samples)  # mmseg leaves Mask2Former's out
     analyzer = _analyzer(model, torch.rand(1, 3, height, width))
     with torch.no_grad():
         macs = analyzer.by_module()
@@ -86,12 +93,19 @@ def _watch_proposals(model: nn.Module) -> list[int]:
     return proposals
 
 
+def _first_masks(forward: Callable[[torch.Tensor], torch.Tensor], features: torch.Tensor) -> torch.Tensor:
+    """The masks of 100 boxes, repeated for all boxes: mmdet's cascades trace their mask heads on all proposals."""
+    masks = forward(features[:100])
+    return masks.repeat(math.ceil(len(features) / len(masks)), 1, 1, 1)[: len(features)]
+
+
 def _analyzer(model: nn.Module, image: torch.Tensor) -> FlopAnalyzer:
     """mmengine's counter with the rules that it lacks."""
     analyzer = FlopAnalyzer(model, image)
     analyzer.set_op_handle('aten::batch_norm', lambda inputs, outputs: 0)  # it merges into its convolution
     analyzer.set_op_handle('aten::rms_norm', lambda inputs, outputs: 3 * math.prod(get_shape(inputs[0])))
     analyzer.set_op_handle('aten::scaled_dot_product_attention', _attention_macs)
+    analyzer.set_op_handle('aten::baddbmm', _baddbmm_macs)
     analyzer.set_op_handle(
         'mambaout::selective_scan',
         lambda inputs, outputs: selective_scan.operations(get_shape(inputs[0]), get_shape(inputs[2])),
@@ -103,3 +117,8 @@ def _attention_macs(inputs: Sequence[torch.Value], outputs: Sequence[torch.Value
     """MACs of both products of softmax attention; as in the paper's Eq. 6, a causal mask does not reduce them."""
     queries, keys, values = (value.type().sizes() for value in inputs[:3])  # (..., tokens, width)
     return math.prod(queries[:-1]) * keys[-2] * (keys[-1] + values[-1])
+
+
+def _baddbmm_macs(inputs: Sequence[torch.Value], outputs: Sequence[torch.Value]) -> int:
+    """MACs of a sum and a batch of matrix products, as in attention with a mask."""
+    return math.prod(get_shape(inputs[1])) * get_shape(inputs[2])[-1]

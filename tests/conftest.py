@@ -27,12 +27,19 @@ ROOT = Path(__file__).resolve().parents[1]
 DETECTION = ROOT / 'configs/mini/mask_rcnn_mambaout_mini.py'
 SEGMENTATION = ROOT / 'configs/mini/upernet_mambaout_mini.py'
 CLASSIFICATION = ROOT / 'configs/mini/imagenet_mambaout_mini.py'
-# the models on COCO and ADE20K, by their paths in configs/; *_official.py are other recipes for the same models
+# the models on COCO and ADE20K with the paper's heads and schedules, by their paths in configs/; *_official.py are
+# other recipes for the same models
 CONFIGS = sorted(
     path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
     for head in ('mask_rcnn', 'upernet')
     for path in (ROOT / 'configs').rglob(f'{head}_*.py')
-    if path.parent.name not in ('_base_', 'mini') and not path.stem.endswith('_official')
+    if path.parent.name not in ('_base_', 'mini') and not path.stem.endswith(('_official', '_3x'))
+)
+# MambaOut with other heads and schedules
+ZOO = sorted(
+    path.stem
+    for path in (ROOT / 'configs').glob('*_mambaout_*.py')
+    if path.stem not in CONFIGS and not path.stem.startswith('imagenet')
 )
 FOLDERS = [ROOT / 'data', ROOT.parent / 'shared/data']  # where real data may be
 # upstream's recipes, to which the paper's author refers

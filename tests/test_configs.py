@@ -89,7 +89,7 @@ def installed(tmp_path_factory):
     source = folder / 'source'
     for name in (*PACKAGES, 'configs', 'tools'):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('README.md', 'setup.py'):
+    for name in ('README.md', 'model-index.yml', 'setup.py'):
         shutil.copy(ROOT / name, source)
     subprocess.run([*pip, 'wheel', '--no-deps', '--no-build-isolation', '-w', folder, source], check=True)
     wheel = next(folder.glob('*.whl'))

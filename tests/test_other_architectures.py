@@ -11,11 +11,6 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData, PixelData
 
 CONFIGS = {
-    'a transformer-based detector': (
-        'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py',
-        "model = dict(backbone=dict(_delete_=True, type='MambaOut', arch='femto', out_indices=(1, 2, 3)), "
-        'neck=dict(in_channels=[96, 192, 288]))',
-    ),
     'a single-stage detector': (
         'mmdet::atss/atss_r50_fpn_1x_coco.py',
         "model = dict(backbone=dict(_delete_=True, type='MambaOut', arch='femto', out_indices=(1, 2, 3)), "

@@ -15,6 +15,8 @@ Suites, in the order in which they run by default:
     input           making a classifier's batches, beside timm; the transforms of the images in data/; only if named
     compiled        registers, spills and instructions of all Triton kernels, compiled for A100 and H100; needs no
                     GPU; only if named
+    kept            what a training step of Mask R-CNN (tiny, base) and of UperNet (tiny) keeps for its backward pass,
+                    by setting, with one image of the recipe's size; only if named
 
 Without --suites, --arch, --shapes and --rounds, this takes about 8 minutes on an H100, most of it for torch.compile,
 and about 20 minutes on two CPU cores. Results are written after each row, so a run that is cut off keeps what it has.
@@ -47,7 +49,7 @@ from mmengine_plugin.cli.arguments import batch_shape
 from mmengine_plugin.cli.error_messages import run
 
 ROOT = Path(__file__).resolve().parents[1]
-SUITES = ['kernels', 'scan', 'detection', 'segmentation', 'backbone', 'evaluation', 'input', 'compiled']
+SUITES = ['kernels', 'scan', 'detection', 'segmentation', 'backbone', 'evaluation', 'input', 'compiled', 'kept']
 DEFAULT_SUITES = SUITES[:5] if torch.cuda.is_available() else SUITES[1:6]
 
 

@@ -12,7 +12,10 @@ set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,10s/^# \?//p' "$0" >&2; exit 2; }
 [[ $2 =~ ^[1-9][0-9]*$ ]] || { echo "error: GPUS must be a number from 1 on, not $2" >&2; exit 2; }
 [[ ${MAX_RESTARTS:=0} =~ ^[0-9]+$ ]] || { echo "error: MAX_RESTARTS must be a number, not $MAX_RESTARTS" >&2; exit 2; }
+[[ ${NNODES:=1} =~ ^[1-9][0-9]*$ ]] || {
+    echo "error: NNODES must be the number of machines, not $NNODES: a run keeps its number of machines" >&2; exit 2
+}
 exec "${PYTHON:-python}" "$(dirname "$0")/dist_run.py" \
-    --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$2" \
+    --nnodes "$NNODES" --node-rank "${NODE_RANK:-0}" --nproc-per-node "$2" \
     --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}" --max-restarts "$MAX_RESTARTS" \
     "$(dirname "$0")/train.py" "$1" --launcher pytorch "${@:3}"

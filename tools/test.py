@@ -14,6 +14,7 @@ from mmengine_plugin.atomic_files import write_json
 from mmengine_plugin.cli.arguments import positive, run_parser, share
 from mmengine_plugin.cli.configs import load_run
 from mmengine_plugin.cli.error_messages import run
+from mmengine_plugin.engine.record_hook import RecordHook
 from mmengine_plugin.inference.drawing import PicturesHook
 
 DUMPS = dict(mmdet='DumpDetResults', mmseg='DumpSegResults')
@@ -24,6 +25,11 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('--out', help='write the predictions to this .pkl or .pickle file')
     parser.add_argument('--json', help='write the scores to this file')
+    parser.add_argument(
+        '--record',
+        help='write the record of this test, by which others can check the scores, to this .json file or folder '
+        '(default: record.json beside the log)',
+    )
     parser.add_argument('--show', action='store_true', help='show each prediction in a window')
     parser.add_argument('--show-dir', help='draw each prediction beside its ground truth into this folder')
     parser.add_argument(
@@ -53,6 +59,7 @@ def main() -> None:
         cfg.model = dict(cfg.tta_model, module=cfg.model)
     if args.real_labels or args.img_size or args.crop_pct:
         set_classification(cfg, args)
+    record = RecordHook(cfg, args.record, args.tta)
     if args.out:
         if not args.out.endswith(('.pkl', '.pickle')):
             raise UserError(f'--out {args.out}: the name must end with .pkl or .pickle')
@@ -64,6 +71,7 @@ def main() -> None:
     if (args.show or args.show_dir) and cfg.default_scope not in DUMPS:
         raise UserError('--show and --show-dir draw detections and label maps; tools/predict.py draws classes')
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(record)
     if args.show or args.show_dir:
         runner.register_hook(PicturesHook(args.show_dir, args.show, args.wait_time))
     scores = {name: float(value) for name, value in runner.test().items()}
@@ -72,6 +80,7 @@ def main() -> None:
             print(f'{name:24} {score:8.4f}')
         if args.json:
             write_json(args.json, scores)
+        print(f'record: {record.write(runner, scores)}')
 
 
 def set_classification(cfg: Config, args: argparse.Namespace) -> None:

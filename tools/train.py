@@ -11,6 +11,7 @@ from backbones.errors import UserError
 from mmengine_plugin.cli.arguments import run_parser
 from mmengine_plugin.cli.configs import load_run, warn_of_batch_size
 from mmengine_plugin.cli.error_messages import run
+from mmengine_plugin.engine.starts_hook import StartsHook
 
 
 def main() -> None:
@@ -43,6 +44,7 @@ def main() -> None:
     elif args.resume:
         cfg.update(resume=True, load_from=args.resume)
     runner = Runner.from_cfg(cfg)
+    runner.register_hook(StartsHook())
     warn_of_batch_size(runner)
     runner.train()
 

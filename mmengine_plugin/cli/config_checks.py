@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 
 from mmengine.config import Config
 from mmengine.registry import FUNCTIONS, LOOPS, MODELS
 
 from backbones.errors import UserError, did_you_mean
+
+SHARDING = "model_wrapper_cfg=dict(type='MMFullyShardedDataParallel', use_orig_params=True)"
+OUR_LOOPS = ('ResumableEpochLoop', 'ResumableIterLoop')
 
 
 def has_our_backbone(cfg: Config) -> bool:
@@ -46,38 +50,74 @@ def check_constructor(cfg: Config) -> None:
     constructor = (cfg.get('optim_wrapper') or {}).get('constructor')
     upstreams = ('LearningRateDecayOptimizerConstructor', 'LayerDecayOptimizerConstructor')
     if isinstance(constructor, str) and constructor.split('.')[-1] in upstreams and has_our_backbone(cfg):
+        rules = cfg.optim_wrapper.get('paramwise_cfg') or {}
+        rate = rules.get('decay_rate', rules.get('layer_decay_rate', 0.7))  # the second name is BEiT's
         raise UserError(
             f'optim_wrapper.constructor={constructor} does not know {cfg.model.backbone.type}: set '
             "optim_wrapper.constructor='LayerDecayOptimWrapperConstructor' with "
-            f'paramwise_cfg=dict(decay_rate={cfg.optim_wrapper.get("paramwise_cfg", {}).get("decay_rate", 0.7)}, '
+            f'paramwise_cfg=dict(decay_rate={rate}, '
             'norm_decay_mult=0.0, bias_decay_mult=0.0); it derives num_layers from the backbone'
         )
 
 
-def refuse_sharding(cfg: Config) -> None:
-    """Refuse a config that asks for FSDP or for mmengine's FlexibleRunner.
+def refuse_other_runners(cfg: Config) -> None:
+    """Refuse a config that asks for mmengine's FlexibleRunner or for DeepSpeed.
 
-    With FSDP, each process would save its own part of the weights, and no checkpoint would be whole. The hooks
-    and loops here are for mmengine's Runner.
+    The hooks and loops here are for mmengine's Runner. DeepSpeed writes pickles, which are not read here.
 
     Raises:
-        UserError: If ``runner_type`` is not ``'Runner'``, if there is a ``strategy``, or if ``model_wrapper_cfg`` is
-            that of FSDP.
+        UserError: If ``runner_type`` is not ``'Runner'``, if there is a ``strategy``, or if the wrapper of the model or
+            of the optimizer is DeepSpeed's.
     """
     found = []
     if cfg.get('runner_type', 'Runner') != 'Runner':
         found.append(f'runner_type={cfg.runner_type}')
     if cfg.get('strategy'):
         found.append('strategy')
-    if (cfg.get('model_wrapper_cfg') or {}).get('type') == 'MMFullyShardedDataParallel':
-        found.append('model_wrapper_cfg.type=MMFullyShardedDataParallel')
+    for key in ('model_wrapper_cfg', 'optim_wrapper'):
+        if 'DeepSpeed' in str((cfg.get(key) or {}).get('type')):
+            found.append(f'{key}.type={cfg[key].type}')
     if found:
         raise UserError(
-            f"{cfg.filename}: {' and '.join(found)} cannot be used: only mmengine's Runner is supported, and with FSDP "
-            'each process would save only its own part of the weights. Remove it: several processes train by DDP. To '
-            'save memory, set '
-            'optim_wrapper.accumulative_counts and model.backbone.with_cp=True'
+            f"{cfg.filename}: {' and '.join(found)} cannot be used: only mmengine's Runner is supported, and "
+            'checkpoints of DeepSpeed are pickles. Remove it: several processes train by DDP. To save memory, set '
+            'optim_wrapper.accumulative_counts and model.backbone.with_cp=True, or divide the model among the '
+            f'processes by {SHARDING}'
         )
+
+
+def check_sharding(cfg: Config) -> None:
+    """Check a config that divides the model among the processes, and let it use our wrapper instead of mmengine's.
+
+    Raises:
+        UserError: If ``model_wrapper_cfg`` has settings that are not known here, or if another part of the config
+            would not work with it: loops and checkpoint hooks that are not ours, ``torch.compile``, or unused
+            parameters as with DDP.
+    """
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    if wrapper.get('type') not in ('MMFullyShardedDataParallel', 'ShardedDataParallel'):
+        return
+    known = dict(type=wrapper.type, use_orig_params=True, find_unused_parameters=False)
+    loop, hook = (cfg.get('train_cfg') or {}).get('type'), cfg.get('default_hooks', {}).get('checkpoint') or {}
+    problems = [
+        f'model_wrapper_cfg.{key}={value!r} is not known here: set {SHARDING} and nothing else'
+        for key, value in wrapper.items()
+        if key not in known or value != known[key]
+    ]
+    if cfg.get('find_unused_parameters'):
+        problems.append('find_unused_parameters=True belongs to DDP: set it to False; an unused parameter is no error')
+    if cfg.get('train_cfg') and loop not in OUR_LOOPS:
+        problems.append(f'train_cfg.type={loop!r} would not exchange gradients: set {" or ".join(OUR_LOOPS)}')
+    if hook.get('type') != 'SafeCheckpointHook':
+        problems.append("default_hooks.checkpoint.type must be 'SafeCheckpointHook': others save a part of the weights")
+    if cfg.get('compile') or any('CompileBackboneHook' in str(h['type']) for h in cfg.get('custom_hooks') or ()):
+        problems.append('torch.compile cannot be combined with it: remove compile and CompileBackboneHook')
+    clipping = (cfg.get('optim_wrapper') or {}).get('clip_grad') or {}
+    if math.isinf(float(clipping.get('norm_type', 2))):
+        problems.append('optim_wrapper.clip_grad.norm_type=inf fails where a process has no part of a parameter: set 2')
+    if problems:
+        raise UserError(f'{cfg.filename}: model_wrapper_cfg divides the model among the processes, and {problems[0]}')
+    cfg.model_wrapper_cfg = dict(type='ShardedDataParallel')
 
 
 def check_loaders(cfg: Config) -> None:

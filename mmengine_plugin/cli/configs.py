@@ -25,8 +25,9 @@ from .config_checks import (
     check_functions,
     check_loaders,
     check_loop,
+    check_sharding,
     has_our_backbone,
-    refuse_sharding,
+    refuse_other_runners,
 )
 from .error_messages import note_config
 from .launching import RANK_VARIABLES, join_processes
@@ -116,7 +117,7 @@ def load_run(args: argparse.Namespace) -> Config:
         The config, with launcher, work directory and the hooks that no run goes without.
 
     Raises:
-        UserError: If the config cannot be used, if it asks for FSDP or for another Runner, if the work directory cannot
+        UserError: If the config cannot be used, if it asks for another Runner, if the work directory cannot
             be written to, or if a launcher is named that did not start this process.
     """
     for variable in RANK_VARIABLES.get(args.launcher, ()):
@@ -127,7 +128,7 @@ def load_run(args: argparse.Namespace) -> Config:
     if args.trust_checkpoint:
         trust_checkpoints()
     cfg = load_config(args.config, args.cfg_options)
-    for check in (check_functions, check_constructor, check_loaders, check_loop, refuse_sharding):
+    for check in (check_functions, check_constructor, check_loaders, check_loop, refuse_other_runners, check_sharding):
         check(cfg)
     mend_losses(cfg)
     for problem in concatenation_problems(cfg):  # before upstream's ConcatDataset fails on it

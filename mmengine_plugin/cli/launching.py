@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 from collections.abc import Iterator
 
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
-from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import MODEL_WRAPPERS
 from torch import nn
 from torch.distributed import PrefixStore, Store, register_rendezvous_handler, rendezvous
 
 from backbones.errors import UserError
+
+from ..engine.sharding import without_sync_batchnorm
 
 # the variables by which each launcher tells a process its rank, the number of processes, and its rank on this machine
 RANK_VARIABLES = dict(
@@ -59,6 +59,8 @@ def join_processes(cfg: Config) -> None:
             f'the processes cannot meet at {":".join(address)}: set MASTER_PORT to a port that is free there '
             f'[{str(error).splitlines()[0]}]'
         ) from error
+    if (cfg.get('model_wrapper_cfg') or {}).get('type') == 'ShardedDataParallel':
+        return
     find_unused = cfg.get('find_unused_parameters', False)
     cfg.model_wrapper_cfg = dict(type='CPUDistributedDataParallel', find_unused_parameters=find_unused)
 
@@ -83,9 +85,5 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
     """
 
     def __init__(self, module: nn.Module, device_ids: object = None, **kwargs: object) -> None:
-        if any(isinstance(m, nn.SyncBatchNorm) for m in module.modules()):
-            module = revert_sync_batchnorm(module)
-            print_log(
-                'No GPU: SyncBN becomes BN, which sees the images of one process only', 'current', logging.WARNING
-            )
+        module = without_sync_batchnorm(module)
         super().__init__(module, device_ids=None, broadcast_buffers=False, **kwargs)

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from .optimizer_wrappers import optimizer_wrappers
+from .sharding import ShardedDataParallel, own_part
 
 
 def _module(runner: Runner) -> nn.Module:
@@ -22,7 +23,7 @@ def average_gradients(runner: Runner) -> None:
 
     The average over the whole step remains the same. Every process must call this.
     """
-    if get_world_size() == 1:
+    if get_world_size() == 1 or isinstance(runner.model, ShardedDataParallel):  # whose gradients are averages
         return
     parameters = list(_module(runner).parameters())
     present = torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.int32)
@@ -36,6 +37,8 @@ def average_gradients(runner: Runner) -> None:
 
 def get_gradients(runner: Runner) -> dict[str, Tensor]:
     """The gradients by the names of their parameters; empty between two steps, as these set all gradients to None."""
+    if isinstance(runner.model, ShardedDataParallel):
+        return runner.model.gradients
     named = _module(runner).named_parameters()
     return {name: parameter.grad.cpu() for name, parameter in named if parameter.grad is not None}
 
@@ -56,7 +59,7 @@ def set_gradients(runner: Runner, gradients: Mapping[str, Tensor], scales: Seque
     """
     parameters = dict(_module(runner).named_parameters())
     for name, gradient in gradients.items():
-        parameters[name].grad = gradient.to(parameters[name])
+        parameters[name].grad = own_part(gradient, parameters[name])
     for wrapper, before, now in zip(optimizer_wrappers(runner), scales, loss_scales(runner), strict=True):
         for group in wrapper.optimizer.param_groups:
             for parameter in group['params']:

@@ -16,6 +16,7 @@ from ..atomic_files import AtomicFileBackend
 from ..compat.private_names import StepCheckpointHook, accumulated_steps
 from .accumulated_gradients import average_gradients
 from .checkpoint_files import INTERRUPTED, note_last_checkpoint
+from .sharding import whole_states
 
 
 @HOOKS.register_module()
@@ -89,16 +90,17 @@ class SafeCheckpointHook(StepCheckpointHook):
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = os.path.join(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        runner.save_checkpoint(
-            self.out_dir,
-            filename,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            meta=meta,
-            by_epoch=self.by_epoch,
-            backend_args=self.backend_args,
-            **self.args,
-        )
+        with whole_states(runner):
+            runner.save_checkpoint(
+                self.out_dir,
+                filename,
+                save_optimizer=self.save_optimizer,
+                save_param_scheduler=self.save_param_scheduler,
+                meta=meta,
+                by_epoch=self.by_epoch,
+                backend_args=self.backend_args,
+                **self.args,
+            )
         if is_main_process():  # the only process that writes
             note_last_checkpoint(runner.work_dir, self.last_ckpt)
             self.file_backend.remove(Path(runner.work_dir, INTERRUPTED))
@@ -106,7 +108,8 @@ class SafeCheckpointHook(StepCheckpointHook):
 
     def save_best_of(self, runner: Runner, metrics: Mapping) -> None:
         """Save the checkpoint if its scores are the best so far, and only then remove the one that was the best."""
-        super().save_best_of(runner, metrics)
+        with whole_states(runner):
+            super().save_best_of(runner, metrics)
         if is_main_process():
             self.file_backend.remove_now()
 

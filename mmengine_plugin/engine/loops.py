@@ -30,6 +30,7 @@ from .batches import image_paths, parts_of
 from .checkpoint_files import INTERRUPTED, note_last_checkpoint
 from .optimizer_wrappers import FiniteOptimWrapper, NotFiniteError, NotFiniteLossError, optimizer_wrappers
 from .sampling import caching_transforms, refuse_endless_epochs, seed_all
+from .sharding import shard, whole_states
 from .signals import EXIT_CODE, SIGNALS, SignalPoll
 
 MODULES_WITH_MEMORY = ('DynamicRoIHead',)  # mmdet's Dynamic R-CNN: its thresholds follow from earlier iterations
@@ -76,6 +77,7 @@ class ResumableLoop:
 
     def run(self) -> torch.nn.Module:
         """Train; afterwards, restore the handlers of the signals that ask to save and exit."""
+        shard(self.runner)  # all weights are loaded, and no hook has begun with them
         try:
             return super().run()
         finally:
@@ -152,9 +154,10 @@ class ResumableLoop:
         """Save a checkpoint and exit with :data:`~mmengine_plugin.engine.signals.EXIT_CODE`."""
         meta = dict(epoch=self.epoch, iter=self.iter)
         self.runner.message_hub.update_info('interrupted', self.iter)
-        self.runner.save_checkpoint(
-            self.runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=dict(backend='atomic')
-        )
+        with whole_states(self.runner):
+            self.runner.save_checkpoint(
+                self.runner.work_dir, INTERRUPTED, meta=meta, by_epoch=False, backend_args=dict(backend='atomic')
+            )
         if is_main_process():
             note_last_checkpoint(self.runner.work_dir, Path(self.runner.work_dir, INTERRUPTED))
         barrier()

@@ -8,11 +8,13 @@ from contextlib import contextmanager
 
 import torch
 from mmengine.device import get_device
+from mmengine.dist import all_reduce
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
 from torch.amp import GradScaler
+from torch.distributed.tensor import DTensor
 
 from backbones.errors import UserError
 
@@ -86,8 +88,14 @@ class FiniteOptimWrapper(OptimWrapper):
         This waits for the GPU, as the step would do anyway a moment later, when mmengine logs the losses.
         """
         gradients = [p.grad for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        # a sum of squares may overflow
-        return bool(torch.nn.utils.get_total_norm(gradients, norm_type=float('inf')).isfinite())
+        own = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+        own = [part for part in own if part.numel()]  # a process may have no part of a small parameter
+        norm = torch.nn.utils.get_total_norm(own, norm_type=float('inf'))  # a sum of squares may overflow
+        if not any(isinstance(gradient, DTensor) for gradient in gradients):
+            return bool(norm.isfinite())
+        bad = 1 - norm.isfinite().int()
+        all_reduce(bad, 'max')
+        return not bad
 
     @torch.compiler.disable  # a compiler of the whole training step cannot look into an optimizer
     def step(self, **kwargs) -> None:

@@ -26,6 +26,7 @@ from .accumulated_gradients import get_gradients, loss_scales, set_gradients
 from .changed_settings import DATA_DIVISION, apply_to_optimizers, compare, conditions
 from .checkpoint_files import checkpoint_place, last_checkpoint, note_last_checkpoint
 from .loops import ResumableLoop
+from .sharding import EndWholeModelHook
 from .strict_load_hook import StrictLoadHook
 
 
@@ -182,7 +183,7 @@ class ResumeHook(Hook):
         # not at a batch that only some processes have: they would wait for the others for ever
         if isinstance(loop, ResumableLoop) and batch_idx < self.batches and loop.is_asked_to_exit(loop.validation_poll):
             for hook in runner.hooks:
-                if isinstance(hook, EMAHook):
+                if isinstance(hook, EMAHook | EndWholeModelHook):
                     hook.after_val_epoch(runner)  # gives the model its own weights back
             loop.save_and_exit()
 

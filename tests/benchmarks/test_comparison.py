@@ -20,7 +20,8 @@ from benchmarks.comparison import Settings, build, compare, measure_receptive_fi
 from benchmarks.comparison_checks import check
 from benchmarks.comparison_report import exponent, failures, plot, tables, write_report
 from benchmarks.memory import OUT_OF_MEMORY, PEAKS, fresh_process, peak_bytes
-from benchmarks.whole_models import random_batch, train_step
+from benchmarks.whole_models import train_step
+from mmengine_plugin.data.random_batch import random_batch
 from tests.conftest import DETECTION, ROOT, SEGMENTATION
 
 SETTINGS = Settings(shape=(2, 64, 96), rounds=1, sizes=[32, 64], stride=16, field_size=64, images=[])

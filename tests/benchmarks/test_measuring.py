@@ -14,7 +14,7 @@ from benchmarks import compiled_kernels, kernels, report, scan
 from benchmarks.candidates import drop_path_candidates
 from benchmarks.compiled import Compiled
 from benchmarks.host_times import host_times, timed
-from benchmarks.measuring import bytes_kept_for_backward
+from mmengine_plugin.memory import bytes_kept_for_backward
 
 
 def test_what_a_forward_pass_keeps_is_counted_once_and_freed():

@@ -13,10 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from backbones import UserError
 from backbones.mambaout import ARCHS
 from mmengine_plugin.macs import count
+from mmengine_plugin.memory import count_kept
 from tests.conftest import ROOT, SWIN
 
 TABLE = list(csv.DictReader((ROOT / 'docs/models.csv').open()))
 SHAPES = dict(mask_rcnn=(800, 1280), upernet=(512, 2048))
+HEADS = dict(COCO='mask_rcnn', ADE20K='upernet')  # of the paper, by data set
 
 
 # one of each kind on every run, the others where there is time
@@ -33,8 +35,7 @@ EXPLAINED = ['vmamba/mask_rcnn_vmamba_small_s2l15', 'local_mamba/mask_rcnn_local
     ],
 )
 def test_figures_are_the_published_ones_and_those_of_the_model_table(row):
-    head = next(head for head in SHAPES if head in row['config'])
-    figures = count(Config.fromfile(ROOT / f'configs/{row["config"]}.py'), *SHAPES[head])
+    figures = count(Config.fromfile(ROOT / f'configs/{row["config"]}.py'), *SHAPES[HEADS[row['data']]])
     if row['published_macs']:  # not of what nobody trained on COCO and ADE20K
         exact = '/' not in row['config'] or row['config'].startswith('vmamba/')
         tolerance = dict(abs=1.0) if exact else dict(rel=0.01)
@@ -96,6 +97,20 @@ def test_parts_are_those_of_the_detector_and_of_the_segmentor(tool, tmp_path):
         for name, part in figures['parts'].items():
             assert f'{name:22}{part["params"] / 1e6:12.2f}{part["macs"] / 1e9:12.2f}\n' in done.stdout
     assert figures['parts']['auxiliary_head']['macs'] == 0 < figures['parts']['auxiliary_head']['params']
+
+
+def test_memory_adds_what_a_training_step_keeps(tool, tmp_path):
+    config, out = 'configs/mini/mask_rcnn_mambaout_mini.py', tmp_path / 'figures.json'
+    done = tool('get_flops.py', config, '--shape', 160, 224, '--memory', '--json', out)
+    assert done.returncode == 0, done.stdout
+    figures = json.loads(out.read_text())
+    kept = count_kept(Config.fromfile(ROOT / config), (160, 224))
+    assert {key: figures[key] for key in kept} == kept and figures['training_shape'] == [160, 224]
+    assert figures['kept_bytes'] == sum(figures['kept_by_part'].values()) > 0
+    assert 'kept by a training step with one image of 160x224, fp32' in done.stdout
+    for name, size in [*kept['kept_by_part'].items(), ('total', kept['kept_bytes'])]:
+        assert f'{name:30}{size / 1e9:12.3f}\n' in done.stdout
+    assert figures['parts'].keys() < figures['kept_by_part'].keys()
 
 
 @pytest.mark.parametrize(

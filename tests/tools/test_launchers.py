@@ -203,6 +203,11 @@ def test_a_port_in_use_and_a_process_that_fails_are_reported_without_the_traceba
     assert said.count("error: --cfg-options lr: 'lr' exists nowhere") == 1 and 'Traceback' not in said
 
 
+def test_a_number_of_machines_that_may_change_is_refused(tmp_path):
+    said = launch('dist_train.sh', DETECTION, 1, cwd=tmp_path, NNODES='1:2', exit_code=2)
+    assert said == 'error: NNODES must be the number of machines, not 1:2: a run keeps its number of machines\n'
+
+
 def test_a_crash_and_a_kill_use_up_the_restarts(tmp_path, free_port):
     config = tmp_path / 'config.py'
     config.write_text("""

@@ -1,20 +1,32 @@
 """Training, resuming and scoring by the programs themselves, on mini data."""
 
+import argparse
+import copy
+import functools
+import hashlib
 import json
 import math
 import pickle
 import re
 import shutil
+import sys
 from collections import OrderedDict
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config, DictAction
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from backbones.errors import UserError
+from docs import check_records
+from docs.check_records import add, problems
+from docs.model_table import our_scores
+from mmengine_plugin.provenance import identity
 from tests.conftest import DETECTION, FAST, SEGMENTATION, TWELVE_ITERATIONS, TWO_EPOCHS
 
 
@@ -51,6 +63,17 @@ def test_training_leaves_progress_curves_and_checkpoints(task, steps, score, req
     assert list(work_dir.glob('*/vis_data/events.out.tfevents.*'))
     assert len(list(work_dir.glob('best_*.pth'))) == 1
     assert (work_dir / (work_dir / 'last_checkpoint').read_text()).is_file()
+
+
+@pytest.fixture(scope='module')
+def segmentation_test(tool, mini_data, segmentor, tmp_path_factory):
+    """The folder with all that a test of the segmentor has written."""
+    folder = tmp_path_factory.mktemp('segmentation_test')
+    checkpoint = segmentor[0] / (segmentor[0] / 'last_checkpoint').read_text()
+    options = [*outputs(folder), '--record', folder / 'records', '--cfg-options', *TWELVE_ITERATIONS]
+    done = tool('test.py', SEGMENTATION, checkpoint, *options, cwd=mini_data)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder
 
 
 def outputs(folder: Path) -> list:
@@ -112,22 +135,28 @@ def test_detection_scores_are_pycocotools_scores_of_the_written_predictions(tool
         assert scores[f'coco/{kind}_AR@100'] == pytest.approx(evaluation.stats[8], abs=6e-4)
     names = {path.stem for path in (mini_data / 'data/mini/coco/val2017').iterdir()}
     assert {path.stem for path in (tmp_path / 'pictures').iterdir()} == names
+    (path,) = tmp_path.glob('*/record.json')  # the place if none is named
+    record = json.loads(path.read_text())
+    assert f'record: {path}' in done.stdout
+    assert record['scores'] == scores and record['images'] == len(names) and record['tta'] is False
+    annotations = mini_data / 'data/mini/coco/annotations/instances_val2017.json'
+    assert record['annotations']['sha256'] == hashlib.sha256(annotations.read_bytes()).hexdigest()
+    assert record['checkpoint']['sha256'] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert record['config']['path'] == 'configs/mini/mask_rcnn_mambaout_mini.py'
+    assert 'score_thr=0.0' in record['config']['text'] and 'score_thr=0.0' not in DETECTION.read_text()
+    (start,) = record['training']['starts']
+    assert (record['training']['epochs'], record['training']['iterations']) == (2, 4) and start['seed'] == 0
+    assert record['training']['hours'] == pytest.approx(start['seconds'] / 3600, abs=1e-4)
+    (log,) = record['training']['logs']
+    assert log['sha256'] == hashlib.sha256((detector[0] / log['path']).read_bytes()).hexdigest()
+    assert start['versions']['torch'] == record['test']['versions']['torch'] == version('torch')
+    assert record['test']['command'].startswith(f'python tools/test.py {DETECTION} ') and record['test']['seconds'] > 0
+    environment = json.loads((detector[0] / log['path']).parents[1].joinpath('environment.json').read_text())
+    assert environment.items() <= start.items() and set(start) - set(environment) == {'seconds'}
 
 
-def test_segmentation_scores_are_those_of_the_written_predictions(tool, mini_data, segmentor, tmp_path):
-    checkpoint = segmentor[0] / (segmentor[0] / 'last_checkpoint').read_text()
-    done = tool(
-        'test.py',
-        SEGMENTATION,
-        checkpoint,
-        '--work-dir',
-        tmp_path,
-        *outputs(tmp_path),
-        '--cfg-options',
-        *FAST,
-        cwd=mini_data,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+def test_segmentation_scores_are_those_of_the_written_predictions(mini_data, segmentation_test):
+    tmp_path = segmentation_test
     scores = json.loads((tmp_path / 'scores.json').read_text())
     confusion = np.zeros((151, 151), np.int64)
     for p in pickle.loads((tmp_path / 'predictions.pkl').read_bytes()):
@@ -142,6 +171,126 @@ def test_segmentation_scores_are_those_of_the_written_predictions(tool, mini_dat
     assert scores['mIoU'] == pytest.approx(iou.mean(), abs=0.01)
     names = {path.stem for path in (mini_data / 'data/mini/ade20k/images/validation').iterdir()}
     assert {path.stem for path in (tmp_path / 'pictures').iterdir()} == names
+
+
+@pytest.fixture(scope='module')
+def published(segmentor, segmentation_test, tmp_path_factory):
+    """A copy of the segmentor's run and record, as if both programs had run in a clean checkout, and its repository.
+
+    Returns:
+        The record, the path to write it to, the checkpoint, and the folder whose ``configs/`` has the run's config.
+    """
+    folder = tmp_path_factory.mktemp('published')
+    work_dir, root = folder / 'work', folder / 'repository'
+    shutil.copytree(segmentor[0], work_dir)
+    checkpoint = torch.load(work_dir / 'iter_12.pth', weights_only=False)
+    record = json.loads((segmentation_test / 'records/record.json').read_text())
+    for start in (*checkpoint['meta']['starts'], *record['training']['starts'], record['test']):
+        start.update(commit='0' * 40, dirty=False)
+    torch.save(checkpoint, work_dir / 'iter_12.pth')
+    record['checkpoint'] |= identity(work_dir / 'iter_12.pth')
+    config = root / record['config']['path']
+    config.parent.mkdir(parents=True)
+    options = argparse.ArgumentParser()
+    options.add_argument('--cfg-options', nargs='+', action=DictAction)
+    cfg = Config.fromfile(SEGMENTATION)
+    cfg.merge_from_dict(options.parse_args(['--cfg-options', *TWELVE_ITERATIONS]).cfg_options)
+    cfg.dump(config)
+    (work_dir / 'test').mkdir()
+    return record, work_dir / 'test/record.json', work_dir / 'iter_12.pth', root
+
+
+# what is changed in a good record, by its dotted path, and the only problem that is found then
+REFUSALS = [
+    ({'config.path': 'configs/mini/../../mine.py'}, 'its config configs/mini/../../mine.py is none of this repository'),
+    ({'tta': True}, 'its scores are those of test-time augmentation'),
+    ({'training.starts': []}, 'its checkpoint does not say how it was trained'),
+    ({'params': 1762729}, 'its model has 1,762,729 parameters, and that of'),
+    ({'scores.mIoU': 99.0}, 'mIoU was 99 in the test, and 27.'),
+    ({'scores.mFscore': 50.0}, 'mFscore was 50 in the test, and None in the last validation'),
+    ({'checkpoint.sha256': 'ab' * 32}, f'and that of the tested checkpoint was {"ab" * 32}'),
+    ({'training.hours': 0.0}, 'training.hours is not what'),
+    ({'training.logs.0.sha256': 'ab' * 32}, 'has changed since the test'),
+    ({'training.logs': []}, 'scalars.json is missing: put it beside the checkpoint'),
+    ({'test.dirty': True}, 'the test of 2'),
+    ({'test.commit': None}, 'is unknown: repeat it in a checkout, with git installed'),
+]
+# the same for what the checkpoint says, too, which would otherwise differ from the record
+REFUSALS_OF_TRAINING = [
+    ({'training.starts.0.dirty': True}, 'ran with files that are not committed: commit them, and repeat it'),
+    ({'training.starts.0.devices': {'GPU': 2}}, "its global batch was 8 from iteration 0 on, and the recipe's is 4"),
+    ({'training.starts.0.iteration': 6}, 'its checkpoint does not say how the first 6 iterations were trained'),
+    ({'training.iterations': 6}, 'its checkpoint was trained for 6 iterations, and the recipe has 12'),
+]
+
+
+def write(path: Path, record: dict, changes: dict[str, object]) -> None:
+    """Write a record of which values are changed, by their dotted paths."""
+    record = copy.deepcopy(record)
+    for place, value in changes.items():
+        *keys, last = place.split('.')
+        part = record
+        for key in keys:
+            part = part[int(key) if isinstance(part, list) else key]
+        part[last] = value
+    path.write_text(json.dumps(record))
+
+
+def test_a_record_is_good_or_is_refused_for_the_one_thing_that_is_wrong(published):
+    good, path, checkpoint, root = published
+    write(path, good, {})
+    assert problems(path, checkpoint, root) == []
+    for changes, message in REFUSALS:
+        write(path, good, changes)
+        (problem,) = problems(path, checkpoint, root)
+        assert message in problem, changes
+    for changes, message in REFUSALS_OF_TRAINING:
+        write(path, good, changes)
+        found = problems(path, None, root)
+        assert message in found[0] and len(found) <= 2, changes  # another end is not in the log, either
+
+
+def test_settings_are_compared_one_by_one_unless_no_result_depends_on_them(published):
+    good, path, _, root = published
+    texts = {'config.text': good['config']['text'], 'training.starts.0.config': good['training']['starts'][0]['config']}
+    free = [('num_workers=0', 'num_workers=3'), ('interval=1,', 'interval=7,'), ('seed=0', 'seed=1')]
+    assert all(old in text for text in texts.values() for old, _ in (*free, ('lr=0.002', '')))
+    changes = {key: functools.reduce(lambda text, pair: text.replace(*pair), free, text) for key, text in texts.items()}
+    write(path, good, changes)
+    assert problems(path, None, root) == []
+    write(path, good, {key: value.replace('lr=0.002', 'lr=0.004') for key, value in changes.items()})
+    assert [problem.split(', and')[0] for problem in problems(path, None, root)] == [
+        f'optim_wrapper.optimizer.lr was 0.004 in {what}' for what in ('the test', 'the training from iteration 0 on')
+    ]
+    write(path, good, {'config.text': 'print(1)'})
+    with pytest.raises(UserError, match='the text of a config in it cannot be read'):
+        problems(path, None, root)
+
+
+def test_a_good_record_is_copied_to_the_tables_with_its_log_and_its_score(published, tmp_path, monkeypatch):
+    good, path, checkpoint, root = published
+    write(path, good, {})
+    monkeypatch.setattr(torch.hub, 'get_dir', lambda: str(tmp_path / 'hub'))
+    added = add(path, checkpoint, 'https://example.org/segmentor.pth', tmp_path / 'records')
+    assert problems(added, root=root) == []  # neither the checkpoint nor its work directory is needed
+    ((name, (score, place)),) = our_scores(tmp_path / 'records').items()
+    assert (name, score) == ('mini/upernet_mambaout_mini', f'{good["scores"]["mIoU"]:.1f}')
+    assert Path(place).name == added.name
+    (tmp_path / 'hub/checkpoints').mkdir(parents=True)
+    (tmp_path / 'hub/checkpoints/segmentor.pth').write_bytes(b'other weights')
+    (problem,) = problems(added, root=root)
+    assert problem.startswith(f'the SHA-256 of {tmp_path}/hub/checkpoints/segmentor.pth is ')
+    next((tmp_path / 'records').glob('*.jsonl')).unlink()
+    assert any('scalars.json is missing' in problem for problem in problems(added, root=root))
+
+
+def test_the_program_names_the_settings_of_a_record_that_are_not_the_repositorys(
+    segmentation_test, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, 'argv', ['check_records.py', str(segmentation_test / 'records/record.json')])
+    with pytest.raises(SystemExit):
+        check_records.main()
+    assert 'train_cfg.max_iters was 12 in the test, and is 800 in configs/mini/upernet_mamba' in capsys.readouterr().out
 
 
 def test_a_run_resumes_where_the_checkpoint_ended(tool, mini_data, detector, tmp_path):
@@ -164,6 +313,10 @@ def test_a_run_resumes_where_the_checkpoint_ended(tool, mini_data, detector, tmp
     steps = [{int(s['step']) for s in c['optimizer']['state'].values()} for c in (before, after)]
     assert steps == [{4}, {6}]
     assert [line['step'] for line in scalars(tmp_path) if 'loss' in line] == [5, 6]
+    first, second = after['meta']['starts']
+    assert before['meta']['starts'] == [first] and (first['iteration'], second['iteration']) == (0, 4)
+    assert 'max_epochs=2' in first['config'] and 'max_epochs=3' in second['config']
+    assert '--resume' in second['command'] and '--resume' not in first['command']
 
 
 def test_resume_finds_the_newest_checkpoint_where_the_config_puts_it_and_downloads_no_weights(
@@ -190,10 +343,12 @@ def test_resume_without_a_checkpoint_says_so(tool, mini_data, tmp_path):
 
 def test_test_time_augmentation_scores_a_segmentor(tool, mini_data, segmentor, tmp_path):
     checkpoint = segmentor[0] / (segmentor[0] / 'last_checkpoint').read_text()
-    outputs = ['--work-dir', tmp_path, '--json', tmp_path / 'scores.json']
+    outputs = ['--work-dir', tmp_path, '--json', tmp_path / 'scores.json', '--record', tmp_path / 'records/tta.json']
     done = tool('test.py', SEGMENTATION, checkpoint, '--tta', *outputs, '--cfg-options', *FAST, cwd=mini_data)
     assert done.returncode == 0, done.stdout[-3000:]
     assert json.loads((tmp_path / 'scores.json').read_text())['mIoU'] > 0
+    (problem,) = problems(tmp_path / 'records/tta.json')
+    assert 'its scores are those of test-time augmentation' in problem
 
 
 def test_fine_tuning_on_other_classes_lists_the_new_layers_and_downloads_no_weights(

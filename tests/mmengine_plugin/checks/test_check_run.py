@@ -27,7 +27,7 @@ from mmengine_plugin.checks.batch_norms import check_batch_norms
 from mmengine_plugin.checks.map_channels import check_map_channels
 from mmengine_plugin.checks.run_part import RunPart
 from mmengine_plugin.checks.scores import score_names
-from mmengine_plugin.cli.configs import refuse_sharding
+from mmengine_plugin.cli.configs import refuse_other_runners
 from tests.conftest import CONFIGS, DETECTION, ROOT
 from tests.mmengine_plugin.engine.runs import train_in_a_process
 from tests.mmengine_plugin.engine.small_recipes import recipe, settings
@@ -608,12 +608,12 @@ def test_a_milestone_is_reached_if_and_only_if_the_run_is_longer():
         ("runner_type = 'FlexibleRunner'", 'runner_type=FlexibleRunner cannot be used'),
         ("strategy = dict(type='FSDPStrategy')", 'strategy cannot be used'),
         (
-            "model_wrapper_cfg = dict(type='MMFullyShardedDataParallel')",
-            'model_wrapper_cfg.type=MMFullyShardedDataParallel cannot be used',
+            "model_wrapper_cfg = dict(type='MMDeepSpeedEngineWrapper')",
+            'model_wrapper_cfg.type=MMDeepSpeedEngineWrapper cannot be used',
         ),
     ],
 )
-def test_weights_that_are_divided_among_processes_are_refused(tool, tmp_path, text, words):
+def test_other_runners_and_deepspeed_are_refused(tool, tmp_path, text, words):
     done = tool('train.py', child(tmp_path, text), '--work-dir', tmp_path / 'w')
     refuses(done, words, 'model.backbone.with_cp=True')
     assert not os.path.exists(tmp_path / 'w')
@@ -621,7 +621,7 @@ def test_weights_that_are_divided_among_processes_are_refused(tool, tmp_path, te
 
 def test_ddp_is_accepted():
     for settings_ in ({}, dict(runner_type='Runner'), dict(model_wrapper_cfg=dict(type='MMDistributedDataParallel'))):
-        refuse_sharding(Config(settings_))
+        refuse_other_runners(Config(settings_))
 
 
 def test_a_config_with_its_own_hooks_is_checked_by_the_programs(tool, mini_data, tmp_path):

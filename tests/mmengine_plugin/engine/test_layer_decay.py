@@ -2,6 +2,7 @@
 
 import copy
 import re
+from importlib import import_module
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from backbones import UserError
+from backbones.base import Backbone
+from backbones.mambaout import ARCHS
 from mmengine_plugin.cli.config_checks import check_constructor
-from tests.conftest import ROOT
+from tests.backbones.test_backbones import SMALL, STEMS
 from tests.mmengine_plugin.engine.small_recipes import recipe
 
 PYRAMID = dict(depths=(1, 2, 7, 1), dims=(4, 8, 8, 8))
@@ -72,17 +75,88 @@ def test_each_parameter_has_the_factor_of_its_layer(name):
     assert len({rate for rate, _ in rates.values()}) == count
 
 
-@pytest.mark.parametrize(('size', 'layers'), [('tiny', 6), ('small', 12), ('base', 12)])
-def test_the_layers_of_mambaout_are_those_of_convnext_in_mmdet(size, layers):
-    from mmdet.engine.optimizers import layer_decay_optimizer_constructor as mmdets
+EVERY_BACKBONE = [dict(type=name, **small) for name, variants in SMALL.items() for small in variants]
+EVERY_BACKBONE += [dict(type='MambaOut', arch=arch) for arch in ARCHS]
 
+
+@pytest.mark.parametrize('settings', EVERY_BACKBONE, ids=lambda settings: f'{settings["type"]}-{settings["arch"]}'[:40])
+def test_depths_grow_from_the_stem_to_the_last_block_of_every_backbone(settings):
     with torch.device('meta'):
-        backbone = MODELS.build(dict(type='MambaOut', arch=size))
-    for name, _ in backbone.named_parameters(prefix='backbone'):
-        theirs = name.replace('.stem.', '.downsample_layers.0.').replace('.blocks.', '.')
-        theirs = re.sub(r'stages\.(\d)\.downsample', r'downsample_layers.\1', theirs)
-        expected = mmdets.get_layer_id_for_convnext(theirs, layers)
-        assert backbone.get_layer_depth(name, 'backbone.') == (expected, layers + 2), name
+        backbone: Backbone = MODELS.build(settings)
+    found: dict[tuple[int, ...], set[int]] = {}  # depths by the place in the backbone: stage and block, or block
+    for name, _ in backbone.named_parameters():
+        depth, count = backbone.get_layer_depth(f'backbone.{name}', 'backbone.')
+        if name.startswith(('out_norms.', 'rescale.')) or '.s6.' in name and settings['type'] == 'MambaOut':
+            assert depth == count - 1, name  # pretrained weights may lack it
+            continue
+        parts = name.split('.')
+        place = (-1,) if name.startswith(STEMS) else tuple(int(part) for part in parts[:4] if part.isdecimal())
+        if parts[0] == 'stages' and parts[2] == 'downsample':
+            place = (int(parts[1]), -1)
+        elif parts[0] == 'blocks':
+            place = place[:1]
+        found.setdefault(place, set()).add(depth)
+    depths = [found[place] for place in sorted(found)]
+    assert all(len(several) == 1 for several in depths)  # the parameters of a block have one learning rate
+    line = [depth for (depth,) in depths]
+    assert line == sorted(line) and set(line) == set(range(count - 1)) and line[0] == 0
+    assert found[(-1,)] == {0}
+    assert backbone.get_layer_depth('neck.convs.0.weight', 'backbone.') == (count - 1, count)
+
+
+class ConvNeXtNames(nn.Module):
+    """Parameters under the names that they have in ConvNeXt. mmdet and mmseg look for the name of the class."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        for ours, parameter in backbone.named_parameters():
+            theirs = f'.{ours}'.replace('.stem.', '.downsample_layers.0.').replace('.blocks.', '.')[1:]
+            theirs = re.sub(r'stages\.(\d)\.downsample', r'downsample_layers.\1', theirs)
+            *path, name = re.sub(r'out_norms\.(\d)\.', r'norm\1.', theirs).split('.')
+            part = self
+            for step in path:
+                if step not in dict(part.named_children()):
+                    part.add_module(step, nn.Module())
+                part = part.get_submodule(step)
+            part.register_parameter(name, parameter)
+
+
+@pytest.mark.parametrize(
+    ('size', 'layers', 'scope'), [('tiny', 6, 'mmdet'), ('small', 12, 'mmseg'), ('base', 12, 'mmdet')]
+)
+def test_the_rates_of_mambaout_are_those_of_convnext_in_mmdet_and_in_mmseg(size, layers, scope):
+    """mmdet's and mmseg's constructors, given MambaOut's parameters under ConvNeXt's names."""
+    module = import_module(f'{scope}.engine.optimizers.layer_decay_optimizer_constructor')
+    model = nn.Module()
+    with torch.device('meta'):
+        model.backbone = MODELS.build(dict(type='MambaOut', arch=size))
+        model.head = nn.Linear(8, 2)
+    rules = dict(decay_rate=0.7, norm_decay_mult=0.0, bias_decay_mult=0.0)
+    ours, others = learning_rates(model, rules), learning_rates(model, rules | dict(decay_rate=0.8))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    model.backbone = ConvNeXtNames(model.backbone)
+    optimizer = dict(optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.05))
+    constructor = module.LearningRateDecayOptimizerConstructor(optimizer, dict(decay_rate=0.7, num_layers=layers))
+    theirs = {
+        names[p]: (pytest.approx(group['lr']), group['weight_decay'])
+        for group in constructor(model).optimizer.param_groups
+        for p in group['params']
+    }
+    assert ours == theirs != others
+    assert len({rate for rate, _ in ours.values()}) == layers + 2
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+def test_upstreams_constructor_ends_before_the_first_step_with_our_backbones(scope):
+    """Their own programs know neither ours nor what to type; the programs of this project do."""
+    module = import_module(f'{scope}.engine.optimizers.layer_decay_optimizer_constructor')
+    optimizer = dict(optimizer=dict(type='AdamW', lr=0.1, weight_decay=0.05))
+    for name, error in (('MambaOut', NotImplementedError), ('S4NDConvNeXt', ValueError)):  # the latter's name fits
+        with torch.device('meta'):
+            model = Model(dict(type=name, arch=PYRAMID))
+        constructor = module.LearningRateDecayOptimizerConstructor(optimizer, dict(decay_rate=0.7, num_layers=6))
+        with pytest.raises(error):
+            constructor(model)
 
 
 def test_the_layers_of_vit_are_those_of_beit_in_mmseg():
@@ -135,11 +209,22 @@ def test_a_model_whose_backbone_has_no_layers_is_refused():
         learning_rates(nn.Linear(2, 2), dict(decay_rate=0.9))
 
 
-@pytest.mark.parametrize('name', ['LearningRateDecayOptimizerConstructor', 'mmseg.LayerDecayOptimizerConstructor'])
-def test_upstreams_constructor_is_answered_with_ours(name):
-    cfg = Config.fromfile(ROOT / 'configs/upernet_mambaout_tiny.py')
-    cfg.optim_wrapper.update(constructor=name, paramwise_cfg=dict(decay_rate=0.9, num_layers=6))
-    with pytest.raises(UserError, match=r'does not know MambaOut: set .*LayerDecayOptimWrapperConstructor.*=0\.9'):
+@pytest.mark.parametrize(
+    ('name', 'rules'),
+    [
+        ('LearningRateDecayOptimizerConstructor', dict(decay_rate=0.9, decay_type='layer_wise', num_layers=6)),
+        ('mmseg.LayerDecayOptimizerConstructor', dict(layer_decay_rate=0.9, num_layers=12)),  # in the configs of BEiT
+    ],
+)
+@pytest.mark.parametrize(
+    ('backbone', 'message'),  # mmdet would take the second one for a ConvNeXt
+    [('MambaOut', 'does not know MambaOut'), ('S4NDConvNeXt', 'does not know S4NDConvNeXt')],
+)
+def test_upstreams_constructor_is_answered_with_ours(name, rules, backbone, message):
+    cfg = Config(
+        dict(model=dict(backbone=dict(type=backbone)), optim_wrapper=dict(constructor=name, paramwise_cfg=rules))
+    )
+    with pytest.raises(UserError, match=rf'{message}: set .*LayerDecayOptimWrapperConstructor.*=0\.9'):
         check_constructor(cfg)
     cfg.model.backbone = dict(type='ResNet')
     check_constructor(cfg)

@@ -1,0 +1,12 @@
+# Mask R-CNN 3x. The paper has 1x only: no score is published
+_base_ = './_base_/mask_rcnn_3x.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='MambaOut',
+        arch='tiny',
+        drop_path_rate=0.2,  # ours: that of 1x
+        init_cfg=dict(type='Pretrained', checkpoint='hf-hub:timm/mambaout_tiny.in1k'),
+    ),
+    neck=dict(in_channels=[96, 192, 384, 576]),
+)
