@@ -2,23 +2,22 @@
 """Check records of tests against this repository. The model tables have only the scores of good ones.
 
     python docs/check_records.py                                                # those of the tables
-    python docs/check_records.py RECORD --checkpoint FILE                       # what tools/test.py has written
+    python docs/check_records.py RECORD [--checkpoint FILE]                     # what tools/test.py has written
     python docs/check_records.py RECORD --checkpoint FILE --add [--url URL]     # and put it into the tables
 
-A record is refused if its settings, the size of its model, its schedule or its batch are not those of the repository's
-config; if its checkpoint is another file; if a training log is missing or ends with other scores; or if its code was
-not committed. The exit code is 1 if a record is refused.
+A record is refused if its settings, first weights, size of the model, schedule or batch are not those of the
+repository's config; if the test had other images than the official one; if its checkpoint is another file; if a
+training log is missing or ends with other scores; or if its code was not committed. The exit code is 1 then.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -32,18 +31,23 @@ from mmengine_plugin.atomic_files import atomic_file, write_json
 from mmengine_plugin.cli.arguments import run_parser
 from mmengine_plugin.cli.configs import load_run
 from mmengine_plugin.cli.error_messages import run
-from mmengine_plugin.provenance import identity, read_log, training_of, without_secrets
+from mmengine_plugin.engine.record_hook import NUMBER, read_record
+from mmengine_plugin.provenance import has_commit, identity, read_log, training_of, without_secrets
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / 'benchmarks/results/records'
 BATCH = 'train_dataloader.batch_size'
+FIRST_WEIGHTS = re.compile(r'custom_hooks\.\d+\.load_from')  # to which train.py --resume moves load_from
 # settings on which no result depends, and those that are checked in another way
 FREE = re.compile(
-    rf'launcher|resume|work_dir|{re.escape(BATCH)}|auto_scale_lr\.enable|custom_hooks\.\d+\.load_from'
+    rf'launcher|resume|work_dir|{re.escape(BATCH)}|auto_scale_lr\.enable|{FIRST_WEIGHTS.pattern}'
     r'|(train|val|test)_dataloader\.(num_workers|persistent_workers)'
     r'|(default_hooks\.(logger|checkpoint)|env_cfg|randomness|visualizer)\..*'
 )
 TOLERANCE = 0.1  # points out of 100, since mmdet rounds to them, and GPUs add in any order
+# images of the official test sets, by default_scope: COCO val2017, and the validation images of ADE20K and ImageNet
+IMAGES = dict(mmdet=5000, mmseg=2000, mmengine=50000)
+NOT_SCORES = {'step', 'epoch', 'iter', 'time', 'data_time', 'memory'}  # in a validation's line of a training log
 
 
 def settings(text: str) -> dict[str, str]:
@@ -53,36 +57,43 @@ def settings(text: str) -> dict[str, str]:
         UserError: If it is not the text of a config.
     """
     try:
-        pairs = [(statement.targets[0].id, statement.value) for statement in ast.parse(text).body]
-        return {key: value for name, node in pairs for key, value in _flatten(node, name)}
-    except (AttributeError, SyntaxError, ValueError) as error:
+        pairs = [(target.id, statement.value) for statement in ast.parse(text).body for target in statement.targets]
+        return dict(_flatten(pairs, ''))
+    except (AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(f'the text of a config in it cannot be read [{error}]') from error
 
 
-def _flatten(node: ast.expr, name: str) -> Iterator[tuple[str, str]]:
+def _flatten(items: list[tuple[object, ast.expr]], place: str) -> Iterator[tuple[str, str]]:
     """Yield the dotted name of each setting, and its value as Python writes it."""
-    if isinstance(node, ast.Call) and len(node.args) == 1:  # dict({...}), for keys that are no identifiers
-        node = node.args[0]
-    items: list[tuple[object, ast.expr]] = []
-    if isinstance(node, ast.Call):
-        items = [(keyword.arg, keyword.value) for keyword in node.keywords]
-    elif isinstance(node, ast.Dict):
-        items = [(ast.literal_eval(key), value) for key, value in zip(node.keys, node.values, strict=True)]
-    elif isinstance(node, ast.List):
-        items = list(enumerate(node.elts))
-    if not items:
-        yield name, ast.unparse(node)
-    for key, value in items:
-        yield from _flatten(value, f'{name}.{key}')
+    names = [name for name, _ in items]
+    for name, node in items:
+        if names.count(name) > 1:
+            raise ValueError(f'{place}{name} is set twice')
+        if isinstance(node, ast.Call) and len(node.args) == 1 and not node.keywords:  # dict({...})
+            node = node.args[0]
+        parts: list[tuple[object, ast.expr]] = []
+        if isinstance(node, ast.Call) and not node.args:
+            parts = [(keyword.arg, keyword.value) for keyword in node.keywords]
+        elif isinstance(node, ast.Dict):
+            parts = [(ast.literal_eval(key), value) for key, value in zip(node.keys, node.values, strict=True)]
+        elif isinstance(node, ast.List):
+            parts = list(enumerate(node.elts))
+        if parts:
+            yield from _flatten(parts, f'{place}{name}.')
+        else:
+            yield f'{place}{name}', ast.unparse(node)
 
 
-def problems(path: Path, checkpoint: Path | None = None, root: Path = ROOT) -> list[str]:
+def problems(
+    path: Path, checkpoint: Path | None = None, root: Path = ROOT, images: Mapping[str, int] = IMAGES
+) -> list[str]:
     """What is wrong with a record.
 
     Args:
         path: The record.
-        checkpoint: The file of its checkpoint. Without it, the file that its URL was downloaded to, if there is one.
+        checkpoint: The file of its checkpoint. Without it, the file of its URL's name in torch's cache, if any.
         root: The folder that has ``configs/``.
+        images: The number of images of the test sets, by ``default_scope``.
 
     Returns:
         A sentence for each problem.
@@ -101,25 +112,9 @@ def problems(path: Path, checkpoint: Path | None = None, root: Path = ROOT) -> l
         return ['its scores are those of test-time augmentation, which no training log has: test without --tta']
     with tempfile.TemporaryDirectory() as folder:
         cfg = load_run(run_parser('').parse_args([str(config), '--work-dir', folder]))
-    checks = of_settings(record, cfg), of_code(record), of_model(record, cfg), of_schedule(training, cfg)
-    checks += of_checkpoint(record, checkpoint), of_logs(path, record, checkpoint)
+    checks = of_settings(record, cfg), of_code(record, root), of_model(record, cfg), of_schedule(training, cfg)
+    checks += of_images(record, cfg, images), of_checkpoint(record, checkpoint), of_logs(path, record, checkpoint)
     return [problem for check in checks for problem in check]
-
-
-def read_record(path: Path) -> dict:
-    """Read a record.
-
-    Raises:
-        UserError: If the file is none.
-    """
-    try:
-        record = json.loads(path.read_text())
-        lacking = {'scores', 'tta', 'config', 'params', 'checkpoint', 'training', 'test'} - set(record)
-    except (OSError, TypeError, ValueError) as error:
-        raise UserError(f'{path} is no record: {error}') from error
-    if lacking:
-        raise UserError(f'{path} is no record of tools/test.py: it lacks {", ".join(sorted(lacking))}')
-    return record
 
 
 def of_settings(record: dict, cfg: Config) -> Iterator[str]:
@@ -127,10 +122,13 @@ def of_settings(record: dict, cfg: Config) -> Iterator[str]:
     ours = settings(without_secrets(cfg.pretty_text))
     texts = [('the test', record['config']['text'])]
     texts += [(f'the training from iteration {s["iteration"]} on', s['config']) for s in record['training']['starts']]
-    for what, text in texts:
+    for i, (what, text) in enumerate(texts):
         theirs = settings(text)
-        if what == 'the test' or theirs.get('resume') == 'True':
-            theirs['load_from'] = ours.get('load_from')  # the checkpoint
+        if what == 'the test' or i > 1 and theirs.get('resume') == 'True':
+            theirs['load_from'] = ours.get('load_from', 'None')  # the checkpoint
+        elif theirs.get('resume') == 'True' and theirs.get('load_from') == 'None':  # ResumeHook has the first weights
+            hooks = [value for key, value in theirs.items() if FIRST_WEIGHTS.fullmatch(key)]
+            theirs['load_from'] = hooks[0] if hooks else 'None'
         different = [key for key in ours | theirs if ours.get(key) != theirs.get(key) and not FREE.fullmatch(key)]
         for key in different[:5]:
             found, expected = (side.get(key, 'not set') for side in (theirs, ours))
@@ -139,13 +137,15 @@ def of_settings(record: dict, cfg: Config) -> Iterator[str]:
             yield f'and {len(different) - 5} other settings of {what} differ'
 
 
-def of_code(record: dict) -> Iterator[str]:
+def of_code(record: dict, root: Path) -> Iterator[str]:
     """Code that nobody else can get."""
     for what, start in [('test', record['test']), *(('training', start) for start in record['training']['starts'])]:
         if start['commit'] is None:
             yield f'the commit of the {what} of {start["date"]} is unknown: repeat it in a checkout, with git installed'
-        elif start['dirty']:
+        elif start['dirty'] is not False:
             yield f'the {what} of {start["date"]} ran with files that are not committed: commit them, and repeat it'
+        elif has_commit(root, start['commit']) is False:
+            yield f'the commit {start["commit"]} of the {what} of {start["date"]} is not in this repository: fetch it'
 
 
 def of_model(record: dict, cfg: Config) -> Iterator[str]:
@@ -157,6 +157,15 @@ def of_model(record: dict, cfg: Config) -> Iterator[str]:
         yield f'its model has {record["params"]:,} parameters, and that of {record["config"]["path"]} has {params:,}'
 
 
+def of_images(record: dict, cfg: Config, images: Mapping[str, int]) -> Iterator[str]:
+    """A test on other images than those of the official test set, or without annotations."""
+    expected = images[cfg.default_scope]
+    if record['images'] != expected:
+        yield f'its test had {record["images"]} images, and the official test set has {expected}'
+    if not record['annotations'] and cfg.default_scope != 'mmengine':  # whose classes are the names of folders
+        yield 'its annotations are unknown: repeat the test with the annotations where the config has them'
+
+
 def of_schedule(training: dict, cfg: Config) -> Iterator[str]:
     """A training of another length or batch, or one whose beginning is not known."""
     unit = 'epochs' if 'max_epochs' in cfg.train_cfg else 'iterations'
@@ -165,8 +174,11 @@ def of_schedule(training: dict, cfg: Config) -> Iterator[str]:
         yield f'its checkpoint was trained for {training[unit]} {unit}, and the recipe has {recipe}'
     if first := training['starts'][0]['iteration']:
         yield f'its checkpoint does not say how the first {first} iterations were trained: train it by tools/train.py'
-    for start in training['starts']:
-        images = int(settings(start['config'])[BATCH]) * cfg.optim_wrapper.get('accumulative_counts', 1)
+    for i, start in enumerate(training['starts']):
+        images = settings(start['config']).get(BATCH, '')
+        if not images.isdecimal():
+            raise UserError(f'training.starts.{i}.config of the record does not say {BATCH}')
+        images = int(images) * cfg.optim_wrapper.get('accumulative_counts', 1)
         batch, recipe = sum(start['devices'].values()) * images, cfg.get('auto_scale_lr', {}).get('base_batch_size')
         if recipe and batch != recipe:
             yield f"its global batch was {batch} from iteration {start['iteration']} on, and the recipe's is {recipe}"
@@ -208,9 +220,11 @@ def of_logs(path: Path, record: dict, checkpoint: Path | None) -> Iterator[str]:
     if last.get('step') not in (training['epochs'], training['iterations']):
         yield f'the training log does not end with a validation of the checkpoint, iteration {training["iterations"]}'
         return
+    if lacking := sorted(last.keys() - NOT_SCORES - scores.keys()):
+        yield f'it lacks scores of the last validation in the training log: {", ".join(lacking)}'
     for name, score in scores.items():
         points = 100 if name.startswith('coco/') else 1  # mmdet's scores are out of 1
-        if name not in last or not abs(score - last[name]) * points <= TOLERANCE:
+        if not isinstance(last.get(name), NUMBER) or not abs(score - last[name]) * points <= TOLERANCE:
             yield f'{name} was {score:.4g} in the test, and {last.get(name)} in the last validation of the training log'
 
 
@@ -247,10 +261,12 @@ def main() -> None:
     parser.add_argument('record', nargs='?', type=Path, help='record (default: all of the tables)')
     parser.add_argument('--checkpoint', type=Path, help='file of the checkpoint that was tested')
     parser.add_argument('--add', action='store_true', help='copy the record and its logs to those of the tables')
-    parser.add_argument('--url', help='where the checkpoint can be downloaded from')
+    parser.add_argument('--url', help='where the checkpoint is published')
     args = parser.parse_args()
     if (args.checkpoint or args.add or args.url) and not args.record:
         raise UserError('--checkpoint, --add and --url belong to one record: name it')
+    if args.add and not args.checkpoint:
+        raise UserError('--add needs the file that was tested: name it by --checkpoint')
     records = [args.record] if args.record else sorted(RECORDS.glob('*.json'))
     found = {path: problems(path, args.checkpoint) for path in records}
     for path, lines in found.items():

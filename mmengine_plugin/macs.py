@@ -77,8 +77,9 @@ def count(cfg: Config, height: int, width: int) -> dict:
         names += [f'roi_head.{name}' for name, _ in model.roi_head.named_children()]
     parts = {name: dict(params=params[name], macs=int(macs[name])) for name in names if params[name]}
     if rest := int(macs['']) - sum(part['macs'] for part in parts.values()):
-        # mmseg calls the forward of its head directly, so the tracer misses what the head itself does: interpolations
-        parts.setdefault('decode_head', dict(params=0, macs=0))['macs'] += rest
+        # upstream calls some parts other than by their forward, where the tracer misses what they themselves do, such
+        # as the interpolations of a decode head
+        parts.setdefault('decode_head' if 'decode_head' in names else 'rest', dict(params=0, macs=0))['macs'] += rest
     uncounted = {op: n for op, n in analyzer.unsupported_ops().items() if op.split('::')[-1] not in UNCOUNTED}
     return dict(params=params[''], macs=int(macs['']), parts=parts, uncounted=uncounted)
 

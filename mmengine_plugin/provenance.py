@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -23,7 +24,18 @@ from .config_paths import ROOT
 
 PACKAGES = 'torch torchvision timm mmengine mmcv mmcv-lite mmdet mmsegmentation numpy triton pycocotools'.split()
 PACKAGES += ['faster-coco-eval', 'mambaout-dense']
-SECRET = re.compile(r'(\w*(?:api_?key|token|secret|passw)\w*=[\'"]?)[^\s\'",)]+', re.IGNORECASE)
+# names of secrets; a token_mixer is none, and neither are num_tokens
+NAME = r'[\w-]*(?:token|(?:passw|pwd|secret|(?:api|access|wandb)[-_]?key|authorization)[\w-]*)'
+SECRET = re.compile(NAME, re.IGNORECASE)
+OPTION = re.compile(rf'--?{NAME}', re.IGNORECASE)
+ASSIGNED = re.compile(rf'((?:[\w-]*\.)*{NAME}=)(?!(?:True|False|None)$).*', re.IGNORECASE | re.DOTALL)
+URL = re.compile(r'(?<=://)[^/\s\'"]+@')
+BEARER = re.compile(r'(?<![\w-])(bearer\s+)[^\s\'",;)\]}]+', re.IGNORECASE)
+QUOTED = re.compile(rf'([\'"])((?:[\w-]*\.)*{NAME}=)(?:(?!\1).)*\1', re.IGNORECASE)  # 'password=of two words'
+VALUE = r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|(?:(?:basic|bearer|digest)\s+)?[^\s\'",;&)\]}]+'
+NAMED = re.compile(
+    rf'(?<![\w-])({NAME}[\'"]?\s*[=:]\s*|--?{NAME}\s+)(?!(?:True|False|None)\b|[\[({{])({VALUE})', re.IGNORECASE
+)
 
 
 def environment() -> dict[str, object]:
@@ -37,7 +49,7 @@ def environment() -> dict[str, object]:
     commit, dirty = git_state(ROOT) if is_main_process() else (None, None)
     return dict(
         date=datetime.now(UTC).isoformat(timespec='seconds'),
-        command=without_secrets(shlex.join(['python', short_path(sys.argv[0]), *sys.argv[1:]])),
+        command=without_home(shlex.join(['python', short_path(sys.argv[0]), *arguments_without_secrets(sys.argv[1:])])),
         commit=commit,
         dirty=dirty,
         devices=dict(Counter(all_gather_object(device_name()))),
@@ -88,12 +100,86 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def without_secrets(text: str) -> str:
-    """Replace the home folder, which names the user, by ``~``, and values of passwords, keys and tokens by dots."""
+def has_commit(checkout: Path, commit: str) -> bool | None:
+    """Whether a commit is in a checkout; ``None`` if that cannot be told, without git or the whole history."""
+    if git_state(checkout)[0] is None:
+        return None
+    command = ['git', '-C', str(checkout)]
+    shallow = subprocess.run([*command, 'rev-parse', '--is-shallow-repository'], capture_output=True, text=True)
+    if shallow.stdout.strip() == 'true':
+        return None
+    return not subprocess.run([*command, 'cat-file', '-e', f'{commit}^{{commit}}'], capture_output=True).returncode
+
+
+def without_home(text: str) -> str:
+    """Replace the home folder, which names the user, by ``~``."""
     home = os.path.expanduser('~')
-    if len(home) > 1:
-        text = re.sub(rf'{re.escape(home)}(?=/|\b)', '~', text)
-    return SECRET.sub(r'\1...', text)
+    return re.sub(rf'{re.escape(home)}(?=/|\b)', '~', text) if len(home) > 1 else text
+
+
+def without_secrets(text: str) -> str:
+    """Replace the home folder by ``~``, and what is known to be secret by dots.
+
+    In the text of a config, strings alone are replaced, and the text stays one that Python can read.
+    """
+    text = without_home(text)
+    try:
+        statements = ast.parse(text).body
+    except (SyntaxError, ValueError):
+        statements = []
+    if statements and all(isinstance(statement, ast.Assign) for statement in statements):
+        return _settings_without_secrets(text)
+    return _words_without_secrets(text)
+
+
+def _words_without_secrets(text: str) -> str:
+    """The same for any text but a config's."""
+
+    def dots(match: re.Match) -> str:
+        quote = match[2][0] if match[2][0] in '\'"' else ''
+        return f'{match[1]}{quote}...{quote}'
+
+    text = BEARER.sub(r'\1...', URL.sub('...@', text))
+    return NAMED.sub(dots, QUOTED.sub(r'\1\2...\1', text))
+
+
+def _settings_without_secrets(text: str) -> str:
+    """The same for the text of a config."""
+    secret: set[ast.AST] = set()
+    strings: list[ast.Constant | ast.Name] = []
+    for node in ast.walk(ast.parse(text)):
+        pairs: list[tuple[object, ast.expr]] = []
+        if isinstance(node, ast.Assign):
+            pairs = [(getattr(node.targets[0], 'id', None), node.value)]
+        elif isinstance(node, ast.Call):
+            pairs = [(keyword.arg, keyword.value) for keyword in node.keywords]
+        elif isinstance(node, ast.Dict):
+            pairs = [(getattr(key, 'value', None), value) for key, value in zip(node.keys, node.values, strict=True)]
+        secret |= {value for name, value in pairs if isinstance(name, str) and SECRET.fullmatch(name)}
+        if isinstance(node, ast.Constant) and isinstance(node.value, str | bytes) or isinstance(node, ast.Name):
+            strings.append(node)
+    lines = [line.encode() for line in text.split('\n')]  # ast counts columns in bytes
+    for node in sorted(strings, key=lambda node: (node.lineno, node.col_offset), reverse=True):
+        known = getattr(node, 'value', None)
+        masked = '...' if node in secret else _words_without_secrets(known) if isinstance(known, str) else known
+        if masked != known:
+            first, last = node.lineno - 1, node.end_lineno - 1
+            start, end = lines[first][: node.col_offset], lines[last][node.end_col_offset :]
+            lines[first : last + 1] = [start + repr(masked).encode() + end]
+    return b'\n'.join(lines).decode()
+
+
+def arguments_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Replace secrets among the arguments of a program, of which one may be the value of the one before, by dots."""
+    found: list[str] = []
+    for i, argument in enumerate(arguments):
+        if i and OPTION.fullmatch(arguments[i - 1]):
+            found.append('...')
+        elif assigned := ASSIGNED.fullmatch(argument):
+            found.append(f'{assigned[1]}...')
+        else:
+            found.append(_words_without_secrets(argument))
+    return found
 
 
 def short_path(path: str) -> str:

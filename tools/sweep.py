@@ -19,6 +19,7 @@ from pathlib import Path
 
 from backbones.errors import UserError
 from mmengine_plugin.analysis import seeds as analysis
+from mmengine_plugin.analysis.sweep_record import SCORES, begin_seed, check_seeds, check_settings
 from mmengine_plugin.atomic_files import make_folder, write_json
 from mmengine_plugin.cli.arguments import config_parser, positive
 from mmengine_plugin.cli.configs import load_config
@@ -38,31 +39,36 @@ def sweep(args: argparse.Namespace, seeds: Sequence[int], work_dir: Path) -> Non
     cfg = load_config(args.config, parsed.cfg_options)
     if not cfg.get('val_dataloader') or not cfg.get('val_evaluator'):
         raise UserError(f'{args.config} has no val_dataloader and val_evaluator, whose scores a sweep compares')
+    if args.scores:
+        analysis.check_evaluator(cfg, args.scores)
     make_folder(work_dir)
-    trainings = Trainings(work_dir)
-    analysis.check_settings(work_dir, cfg, flags=sorted(args.flags), gpus=args.gpus)
     program = [sys.executable, HERE / 'train.py', args.config]
     if args.gpus:
         program = ['bash', HERE / 'dist_train.sh', args.config, str(args.gpus)]
-    for seed in seeds:
-        folder = work_dir / f'seed_{seed}'
-        if (folder / analysis.SCORES).exists():
-            continue
-        print(f'seed {seed}: {folder}', flush=True)
-        setting = f'randomness.seed={seed}'
-        code = trainings.run(
-            [*program, '--work-dir', folder, '--resume', *args.flags, '--cfg-options', *options, setting]
-        )
-        if code == EXIT_CODE:
-            print(f'stopped at seed {seed}; the same command goes on from here')
-            sys.exit(EXIT_CODE)
-        if code < 0:
-            raise UserError(
-                f'the training of seed {seed} was killed by signal {-code}; the same command goes on from here'
-            )
-        if code:
-            sys.exit(code)  # the training has printed the reason
-        write_json(folder / analysis.SCORES, analysis.validations(folder))
+    with Trainings(work_dir) as trainings:
+        check_settings(work_dir, cfg, flags=sorted(args.flags), gpus=args.gpus)
+        check_seeds(work_dir, seeds)
+        for seed in seeds:
+            folder = work_dir / f'seed_{seed}'
+            if not (folder / SCORES).exists():
+                begin_seed(work_dir, seed)
+                print(f'seed {seed}: {folder}', flush=True)
+                setting = f'randomness.seed={seed}'
+                command = [*program, '--work-dir', folder, '--resume', *args.flags, '--cfg-options', *options, setting]
+                check_end(trainings.run(command), seed)
+                write_json(folder / SCORES, analysis.validations(folder))
+            analysis.read_scores(folder, args.scores)  # a wrong name stops the sweep at its first seed
+
+
+def check_end(code: int, seed: int) -> None:
+    """End the sweep, too, if a training has not ended well."""
+    if code == EXIT_CODE:
+        print(f'stopped at seed {seed}; the same command goes on from here')
+        sys.exit(EXIT_CODE)
+    if code < 0:
+        raise UserError(f'the training of seed {seed} was killed by signal {-code}; the same command goes on from here')
+    if code:
+        sys.exit(code)  # the training has printed the reason
 
 
 def report(sweeps: Mapping[str, analysis.Scores], out: Path | None) -> None:
@@ -78,7 +84,7 @@ def report(sweeps: Mapping[str, analysis.Scores], out: Path | None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', nargs='?', help='config file')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='two or more (default: 0 1 2)')
+    parser.add_argument('--seeds', type=int, nargs='+', help='two or more (default: 0 1 2)')
     parser.add_argument('--work-dir', type=Path, help='(default: work_dirs/<name of the config>_seeds)')
     parser.add_argument('--gpus', type=positive, help='train by dist_train.sh, on as many GPUs')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='as for train.py')
@@ -90,10 +96,17 @@ def main() -> None:
     args = parser.parse_args()
     if bool(args.config) == bool(args.report):
         raise UserError('name either a config or, with --report, folders of sweeps')
+    seeds = list(dict.fromkeys(args.seeds or ()))
+    if args.json and args.json.is_dir():
+        raise UserError(f'--json {args.json} is a folder: name a file')
+    if args.json:  # before anything is trained
+        make_folder(args.json.parent)
     if args.report:
-        report({str(folder): analysis.read_sweep(folder, names=args.scores) for folder in args.report}, args.json)
+        if len({folder.resolve() for folder in args.report}) < len(args.report):
+            raise UserError(f'--report {" ".join(map(str, args.report))} names a folder twice')
+        report({str(folder): analysis.read_sweep(folder, seeds, args.scores) for folder in args.report}, args.json)
         return
-    seeds = list(dict.fromkeys(args.seeds))
+    seeds = seeds or [0, 1, 2]
     if len(seeds) < 2 or min(seeds) < 0:
         raise UserError(f'--seeds {" ".join(map(str, seeds))}: one seed: no spread. Name two or more, from 0 on')
     work_dir = args.work_dir or Path('work_dirs', f'{Path(args.config).stem}_seeds')

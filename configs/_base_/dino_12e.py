@@ -1,5 +1,5 @@
-# DINO with four scales, 12 epochs: mmdet's config as it is. The backbone has a tenth of the learning rate, everything
-# has weight decay, and training is in fp32
+# DINO with four scales, 12 epochs: mmdet's config with another backbone, of which all stages are trained. The backbone
+# has a tenth of the learning rate, everything has weight decay, and training is in fp32
 _base_ = ['mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', './run_hooks.py']
 custom_imports = dict(imports=['mmdet_plugin'], allow_failed_imports=False)
 

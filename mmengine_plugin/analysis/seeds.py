@@ -5,57 +5,55 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS, init_default_scope
 
-from backbones.errors import UserError
+from backbones.errors import UserError, did_you_mean
 
-from ..atomic_files import write_json
-from ..engine.changed_settings import flatten
-
-SCORES = 'scores.json'  # in the folder of a seed whose training has ended
-SETTINGS = 'sweep.json'  # in the folder of a sweep
-# what scores depend on besides the seed; the loading of data has settings on which no number depends
-SECTIONS = ('model', 'load_from', 'optim_wrapper', 'param_scheduler', 'train_dataloader', 'train_cfg', 'auto_scale_lr')
-SECTIONS += ('custom_hooks', 'val_dataloader', 'val_evaluator', 'randomness')
-NOT_COMPARED = ('randomness.seed', 'num_workers', 'persistent_workers', 'prefetch_factor', 'pin_memory')
+from ..checks.scores import score_names
+from .sweep_record import RECORD, SCORES, read_record
 
 KINDS = ('final', 'best')  # of the validations of a run
 Scores = dict[str, dict[str, dict]]  # by the names of scores and the kinds
 
 
-def check_settings(work_dir: Path, cfg: Config, **others: object) -> None:
-    """Record the settings of a sweep when it begins, and compare them when it goes on.
-
-    Args:
-        work_dir: Folder of the sweep.
-        cfg: Its config.
-        **others: What else the runs depend on.
+def check_evaluator(cfg: Config, names: Sequence[str]) -> None:
+    """Check that the ``val_evaluator`` of a config gives scores, if it is known before a run which ones it gives.
 
     Raises:
-        UserError: If the sweep was begun with other settings.
+        UserError: If it does not give one of them.
     """
-    now = dict(others)
-    for section in SECTIONS:
-        now |= {key: value for key, value in flatten(cfg.get(section), section) if not key.endswith(NOT_COMPARED)}
-    path = work_dir / SETTINGS
-    if not path.exists():
-        write_json(path, now)
+    if cfg.val_cfg.get('type') == 'TeacherStudentValLoop':  # mmdet's, which puts the model before each name
         return
-    before = json.loads(path.read_text())
-    lines = [
-        f'{key}: {before.get(key, "not set")} -> {now.get(key, "not set")}'
-        for key in before | now
-        if before.get(key) != now.get(key)
-    ]
-    if lines:
-        more = f' and {len(lines) - 5} more' if len(lines) > 5 else ''
-        raise UserError(
-            f'{work_dir} has a sweep with other settings, {"; ".join(lines[:5])}{more}: seeds can be compared only '
-            'under the same ones. Give the earlier ones, or begin another sweep with another --work-dir'
-        )
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    known: set[str] = set()
+    for settings in cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]:
+        try:
+            metric = METRICS.build(settings)
+            given = score_names(metric) if isinstance(metric, BaseMetric) else None
+        except (OSError, TypeError, UserError):  # it needs the data, of whose faults the first run tells more
+            return
+        if given is None:
+            return
+        known |= given
+    if known:  # a model may also return losses of a validation
+        check_names([name for name in names if 'loss' not in name], known, 'val_evaluator')
+
+
+def check_names(names: Sequence[str], known: Collection[str], where: object) -> None:
+    """Check that scores are known.
+
+    Raises:
+        UserError: If one is not; the message says ``where``, and which there are.
+    """
+    for name in names:
+        if name not in known:
+            known = sorted(set(known) - {'step'})
+            raise UserError(f'{where} has no score {name}{did_you_mean(name, known)}; it has {", ".join(known)}')
 
 
 def validations(work_dir: Path) -> list[dict[str, float]]:
@@ -81,24 +79,48 @@ def validations(work_dir: Path) -> list[dict[str, float]]:
     return [found[step] for step in sorted(found)]
 
 
+def read_scores(folder: Path, names: Sequence[str] = ()) -> list[dict[str, float]]:
+    """Read what :func:`validations` returned for a complete seed.
+
+    Raises:
+        UserError: If the file is damaged, if there was no validation, or if there is no score of one of these names.
+    """
+    path = folder / SCORES
+    try:
+        scores = [dict(line) for line in json.loads(path.read_text())]
+    except (ValueError, TypeError) as error:
+        raise UserError(f'{path} is damaged: remove it, and start the sweep again, which writes it anew') from error
+    if not scores:
+        raise UserError(f'{folder} has no validation: set train_cfg.val_interval so that the run has one')
+    check_names(names, scores[-1], folder)
+    return scores
+
+
 def read_sweep(work_dir: Path, seeds: Sequence[int] = (), names: Sequence[str] = ()) -> Scores:
-    """Read and summarize the scores of a sweep.
+    """Read and summarize the scores of a sweep. Folders of seeds that it has not begun do not belong to it.
 
     Args:
         work_dir: Its folder.
         seeds: Seeds that are complete (default: all that are).
-        names: Scores (default: all).
+        names: Scores (default: all). Those that are not defined in all validations are left out.
 
     Raises:
-        UserError: If fewer than two seeds are complete, or if there is no score of these names.
+        UserError: If fewer than two seeds are complete, or one of ``seeds`` is not, if there is no score of one of
+            these names, or if a file is damaged.
     """
-    runs = {int(path.parent.name[5:]): json.loads(path.read_text()) for path in work_dir.glob(f'seed_*/{SCORES}')}
-    if not runs:
-        raise UserError(f'{work_dir} has no complete seed of a sweep: a sweep writes seed_*/{SCORES}')
-    scores = summarize({seed: runs[seed] for seed in seeds or sorted(runs)})
+    complete = [seed for seed in read_record(work_dir)[1] if (work_dir / f'seed_{seed}' / SCORES).exists()]
+    if not complete:
+        raise UserError(f'{work_dir} has no complete seed of a sweep: a sweep writes {RECORD} and seed_*/{SCORES}')
+    for seed in seeds:
+        if seed not in complete:
+            raise UserError(f'{work_dir} has no complete seed {seed}; it has {", ".join(map(str, complete))}')
+    runs = {seed: read_scores(work_dir / f'seed_{seed}', names) for seed in seeds or complete}
+    scores = summarize(runs)
     chosen = {name: scores[name] for name in names or scores if name in scores}
     if not chosen:
-        raise UserError(f'{work_dir} has no score {" or ".join(names)}; it has {", ".join(scores)}')
+        raise UserError(
+            f'{work_dir}: no score{" of these" if names else ""} is defined in all validations of all seeds'
+        )
     return chosen
 
 

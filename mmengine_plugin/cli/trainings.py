@@ -18,6 +18,8 @@ from ..engine.signals import EXIT_CODE, SIGNALS
 class Trainings:
     """Runs one training at a time in a folder. A signal is passed on to it, and no other begins after that.
 
+    It is a context manager, at whose end signals have their former effect, and the folder is unlocked.
+
     Args:
         folder: The folder of the trainings. It is locked until this process and its last training have ended, so that
             no second one writes there, even if this process alone is killed.
@@ -33,11 +35,19 @@ class Trainings:
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            os.close(self.lock)
             raise UserError(
                 f'{folder}: another sweep is running there, or the training of one that was killed: wait until it ends'
             ) from None
-        for number in SIGNALS:
-            signal.signal(number, self._on_signal)
+        self.handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def __enter__(self) -> Trainings:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        os.close(self.lock)
 
     def _on_signal(self, number: int, frame: object) -> None:
         self.is_stopped = True

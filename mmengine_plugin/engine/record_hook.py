@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +14,32 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
+from backbones.errors import UserError
 from backbones.weights import fetch
 
 from ..atomic_files import make_folder, write_json
 from ..provenance import environment, identity, identity_of_folder, short_path, training_of, without_secrets
+
+# what a record must hold: types, patterns of strings, alternatives as tuples; ... is any name
+NUMBER, SHA256, LOG = (int, float), re.compile('[0-9a-f]{64}'), re.compile(r'[^/]+/vis_data/scalars\.json')
+CODE = dict(date=str, commit=(re.compile('[0-9a-f]{40,64}'), None), dirty=(bool, None))
+RECORD = dict(
+    scores={...: NUMBER},
+    tta=bool,
+    images=int,
+    annotations=(dict(file=str, sha256=SHA256), None),
+    config=dict(path=str, text=str),
+    params=int,
+    checkpoint=dict(file=str, sha256=SHA256, url=(str, None)),
+    training=dict(
+        epochs=(int, None),
+        iterations=(int, None),
+        hours=(*NUMBER, None),
+        starts=[CODE | dict(iteration=int, config=str, devices={...: int}, log=LOG)],
+        logs=[dict(path=LOG, sha256=SHA256)],
+    ),
+    test=CODE,
+)
 
 
 class RecordHook(Hook):
@@ -83,3 +107,36 @@ def annotations(dataset: Dataset) -> dict[str, object] | None:
         return identity(Path(file))
     folder = (getattr(dataset, 'data_prefix', None) or {}).get('seg_map_path') or ''
     return identity_of_folder(Path(folder)) if folder and Path(folder).is_dir() else None
+
+
+def read_record(path: Path) -> dict:
+    """Read a record.
+
+    Raises:
+        UserError: If the file is none.
+    """
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f'{path} is no record: {error}') from error
+    if key := malformed(record, RECORD):
+        raise UserError(f'{path} is no record of tools/test.py: it lacks {key}, or that has another form')
+    return record
+
+
+def malformed(value: object, form: object, key: str = '') -> str | None:
+    """The first dotted key of a value that is not of a form (see ``RECORD``), or ``None`` if all are."""
+    if isinstance(form, tuple):
+        found = [malformed(value, alternative, key) for alternative in form]
+        return None if None in found else next((name for name in found if name != key), key)
+    if isinstance(form, dict | list) and isinstance(value, type(form)):
+        parts = form.items() if isinstance(form, dict) else [(..., form[0])]
+        values = value if isinstance(value, dict) else dict(enumerate(value))
+        named = [(name, part) for key, part in parts for name in (values if key is ... else [key])]
+        found = (malformed(values.get(name, ...), part, f'{key}.{name}'.lstrip('.')) for name, part in named)
+        return next((name for name in found if name), None)
+    if isinstance(form, re.Pattern):
+        good = isinstance(value, str) and form.fullmatch(value)
+    else:
+        good = value is form or isinstance(form, type) and isinstance(value, form)
+    return None if good else key or 'all'

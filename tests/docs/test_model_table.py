@@ -86,9 +86,13 @@ def test_the_commands_for_records_get_as_far_as_the_record(monkeypatch, tmp_path
     monkeypatch.setattr(sys, 'argv', ['check_records.py', '--add'])
     with pytest.raises(UserError, match='belong to one record: name it'):
         check_records.main()
-    (tmp_path / 'scores.json').write_text('{"mIoU": 47.4}')
-    with pytest.raises(UserError, match='scores.json is no record of tools/test.py: it lacks checkpoint, config, '):
-        check_records.problems(tmp_path / 'scores.json')
+    monkeypatch.setattr(sys, 'argv', ['check_records.py', 'records/tiny.json', '--add'])
+    with pytest.raises(UserError, match='--add needs the file that was tested: name it by --checkpoint'):
+        check_records.main()
+    for text, key in (('{"mIoU": 47.4}', 'scores'), ('[]', 'all'), ('null', 'all')):
+        (tmp_path / 'scores.json').write_text(text)
+        with pytest.raises(UserError, match=f'scores.json is no record of tools/test.py: it lacks {key}, '):
+            check_records.problems(tmp_path / 'scores.json')
 
 
 def test_what_others_published_stands_in_the_comparison_and_names_its_source():

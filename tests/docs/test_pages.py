@@ -65,7 +65,7 @@ def on_one_process(program: str, *arguments: str) -> list[str]:
     'words',
     [
         words
-        for page in ('training.md', 'resuming.md', 'models.md', 'imagenet.md', 'experiments.md')
+        for page in ('training.md', 'recipes.md', 'resuming.md', 'models.md', 'imagenet.md', 'experiments.md')
         for words in commands(page)
         if words[0] not in ('slurm_array.sh', 'soak.py', 'check_dataset.py', 'benchmark.py') and '--report' not in words
     ],
@@ -94,7 +94,7 @@ def test_the_readmes_example_trains_the_backbone_and_gives_maps_of_the_shapes_in
     ('page', 'text'),
     [
         (page, text)
-        for page in ('experiments.md', 'imagenet.md', 'inheriting.md', 'models.md', 'training.md')
+        for page in ('experiments.md', 'imagenet.md', 'inheriting.md', 'models.md', 'recipes.md', 'training.md')
         for text in blocks(page, 'python')
         if '.apis' not in text  # a program
     ],

@@ -1,8 +1,10 @@
 """By what a result was made is found out, holds no secrets, and never stops a run."""
 
+import ast
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 
@@ -15,12 +17,14 @@ from mmengine_plugin.engine.record_hook import RecordHook
 from mmengine_plugin.provenance import (
     environment,
     git_state,
+    has_commit,
     identity,
     identity_of_folder,
     read_log,
     training_of,
     without_secrets,
 )
+from tests.conftest import ROOT
 
 
 @pytest.mark.skipif(shutil.which('git') is None, reason='git is not installed')
@@ -65,16 +69,91 @@ def test_the_environment_is_plain_and_has_none_of_the_variables(monkeypatch):
 
 def test_secrets_and_the_home_folder_are_left_out_and_the_text_stays_python(monkeypatch):
     monkeypatch.setenv('HOME', '/home/alice')
-    text = (
-        "a = dict(api_key='x1', hf_token=\"x2\", password='x3', path='/home/alice/data', other='/home/alice2', lr=0.1)"
-    )
+    text = "a = dict(api_key='x1', hf_token='x2', password='x3', path='/home/alice/data', other='/home/alice2', lr=0.1)"
     said = without_secrets(text)
     assert said == (
-        "a = dict(api_key='...', hf_token=\"...\", password='...', path='~/data', other='/home/alice2', lr=0.1)"
+        "a = dict(api_key='...', hf_token='...', password='...', path='~/data', other='/home/alice2', lr=0.1)"
     )
-    names: dict = {}
-    exec(without_secrets(text.replace("'x1'", 'True')), names)  # of a setting that only sounds like one
-    assert names['a']['lr'] == 0.1
+
+
+# the text of a setting, and what is left of it
+SETTINGS = [
+    ("a = 'https://bob:x1@example.org/a@b.pth'", "a = 'https://...@example.org/a@b.pth'"),
+    ("a = {'x-api-key': 'x1', \"api_key\": 'x2'}", "a = {'x-api-key': '...', \"api_key\": '...'}"),
+    ("a = {'Authorization': 'Basic x1', 'b': 'Bearer x1'}", "a = {'Authorization': '...', 'b': 'Bearer ...'}"),
+    (
+        "a = dict(aws_secret_access_key='x1', access_key_id='x2')",
+        "a = dict(aws_secret_access_key='...', access_key_id='...')",
+    ),
+    ("é = dict(é='é', wandb_key='é x1', pwd=b'x2')\nb = 1", "é = dict(é='é', wandb_key='...', pwd='...')\nb = 1"),
+    ("a = dict(password='it\\'s \"x1, x2', b=2)", "a = dict(password='...', b=2)"),
+    ("secret = '''x1\nx2'''\nb = 1", "secret = '...'\nb = 1"),
+    ("a = 'train.py --token x1 --password=x2'", "a = 'train.py --token ... --password=...'"),
+    ("a = 'https://example.org/a.pth?token=x1&b=2'", "a = 'https://example.org/a.pth?token=...&b=2'"),
+]
+# what only sounds like a secret
+UNCHANGED = [
+    "a = dict(tokens=['b', 'c'], num_tokens=100, cls_token=True, token=None, secret=[1, 2], password=dict(b='c'))",
+    "a = dict(token_mixer='conv', tokenizer='b', bearer='c', init_cfg='https://example.org/a.pth', lr=float('inf'))",
+    "a = {'key': 'b', 'tokens': ('c',)}",
+    'python tools/train.py a.py --cfg-options model.cls_token=True num_tokens=100 data=[a@b] --seed 0',
+]
+WORDS = [
+    ('train.py --token x1 --seed 0', 'train.py --token ... --seed 0'),
+    ('train.py --password=x1 a.api_key=x2', 'train.py --password=... a.api_key=...'),
+    ('curl -H \'Authorization: Bearer x1\' -H "x-api-key: x2"', 'curl -H \'Authorization: ...\' -H "x-api-key: ..."'),
+    ('train.py a.password=\'x1 x2\' --pwd "x3 x4" b', 'train.py a.password=\'...\' --pwd "..." b'),
+    ("train.py 'a.secret=x1 x2' b", "train.py 'a.secret=...' b"),
+    ('pip install git+https://x1@example.org/a', 'pip install git+https://...@example.org/a'),
+]
+
+
+@pytest.mark.parametrize(('text', 'left'), [*SETTINGS, *WORDS, *((text, text) for text in UNCHANGED)])
+def test_known_forms_of_secrets_are_masked_and_nothing_else(text, left):
+    assert without_secrets(text) == left
+    assert without_secrets(left) == left
+    if text not in [words for words, _ in WORDS] and text.count(' = '):
+        ast.parse(left)
+
+
+def test_the_configs_of_this_project_have_no_secrets_and_stay_as_they_are():
+    for name in ('mask_rcnn_mambaout_tiny', 'imagenet_mambaout_tiny'):
+        text = Config.fromfile(ROOT / f'configs/{name}.py').pretty_text
+        assert without_secrets(text) == text, name
+
+
+def test_an_argument_of_a_command_is_masked_as_a_whole(monkeypatch):
+    words = [
+        'a.password=it\'s "x1", x2',
+        '--token',
+        'x1 x2',
+        '--cls_token=True',
+        'a.b=https://c:x1@example.org/',
+        '--api-key',
+    ]
+    monkeypatch.setattr('sys.argv', ['train.py', *words, 'x3'])
+    assert shlex.split(environment()['command'])[2:] == [
+        'a.password=...',
+        '--token',
+        '...',
+        '--cls_token=True',
+        'a.b=https://...@example.org/',
+        '--api-key',
+        '...',
+    ]
+
+
+@pytest.mark.skipif(shutil.which('git') is None, reason='git is not installed')
+def test_a_commit_is_looked_up_where_the_whole_history_is(tmp_path):
+    author = ['-c', 'user.name=a', '-c', 'user.email=a@example.org', '-c', 'commit.gpgsign=false']
+    (tmp_path / 'a').mkdir()
+    for command in (['init'], *[['commit', '--allow-empty', '-m', message] for message in 'ab']):
+        subprocess.run(['git', *author, *command], cwd=tmp_path / 'a', check=True, capture_output=True)
+    commit, _ = git_state(tmp_path / 'a')
+    assert has_commit(tmp_path / 'a', commit) and has_commit(tmp_path / 'a', '0' * 40) is False
+    clone = ['git', 'clone', '--depth', '1', (tmp_path / 'a').as_uri(), tmp_path / 'shallow']
+    subprocess.run(clone, check=True, capture_output=True)
+    assert has_commit(tmp_path / 'shallow', '0' * 40) is None and has_commit(tmp_path, commit) is None
 
 
 def test_a_place_for_the_record_that_cannot_be_written_to_is_refused_before_the_test(tmp_path):

@@ -1,13 +1,17 @@
 """Several seeds of one config: what a sweep trains, repeats and reports."""
 
 import contextlib
+import io
 import json
 import math
 import os
+import re
+import runpy
+import shutil
 import signal
 import statistics
-import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,18 +21,18 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from backbones.errors import UserError
-from mmengine_plugin.analysis.seeds import check_settings, comparison, differences, summarize, table, validations
+from mmengine_plugin.analysis.seeds import check_evaluator, comparison, differences, summarize, table, validations
+from mmengine_plugin.analysis.sweep_record import begin_seed, check_seeds, check_settings
 from mmengine_plugin.cli.trainings import Trainings
-from mmengine_plugin.engine.signals import SIGNALS
 from tests.conftest import CLASSIFICATION, ROOT
 
 SEEDS = ('--seeds', 0, 7)
 TOP1 = 'accuracy/top1'
-STEPS = 12  # iterations of each run
+STEPS = 8  # iterations of each run
 
 
 def write_config(folder: Path) -> Path:
-    """A config of a classifier of a few thousand parameters, with three epochs of four iterations."""
+    """A config of a classifier of a few thousand parameters, with two epochs of four iterations."""
     path = folder / 'tiny.py'
     path.write_text(f"""
 _base_ = {str(CLASSIFICATION)!r}
@@ -37,9 +41,9 @@ data = dict(transform=dict(input_size=32))
 train_dataloader = dict(batch_size=2, num_workers=0, persistent_workers=False, dataset=data)
 val_dataloader = dict(num_workers=0, persistent_workers=False, dataset=data)
 test_dataloader = val_dataloader
-param_scheduler = dict(end=3, warmup=1, cooldown=0)
-train_cfg = dict(max_epochs=3, val_interval=1)
-default_hooks = dict(logger=dict(interval=1))
+param_scheduler = dict(end=2, warmup=1, cooldown=0)
+train_cfg = dict(max_epochs=2, val_interval=1)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2, save_best=None))
 """)
     return path
 
@@ -49,29 +53,70 @@ def config(tmp_path_factory) -> Path:
     return write_config(tmp_path_factory.mktemp('configs'))
 
 
+def call(program: str, *arguments: object, cwd: Path) -> tuple[object, str]:
+    """Call a program in this process, as its command line would.
+
+    Returns:
+        Its exit code, and what it printed.
+    """
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(cwd)
+        patch.syspath_prepend(ROOT / 'tools')
+        patch.setattr(sys, 'argv', [program, *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / 'tools' / program))['main']()
+        except SystemExit as end:
+            return end.code, printed.getvalue()
+    return 0, printed.getvalue()
+
+
 @pytest.fixture(scope='module')
-def swept(config, tool, mini_data, tmp_path_factory):
-    """The folder of a sweep that was stopped once and started again, and the results of both commands."""
+def data(tmp_path_factory) -> Path:
+    """A folder with the mini ImageNet where the config looks for it."""
+    folder = tmp_path_factory.mktemp('data')
+    assert call('make_mini_dataset.py', 'imagenet', folder / 'data/mini/imagenet', '--images', 8, cwd=folder)[0] == 0
+    return folder
+
+
+@pytest.fixture(scope='module')
+def swept(config, data, tmp_path_factory):
+    """The folder of a sweep that was stopped once and started again, and the results of both commands.
+
+    The training that is stopped is a program. Those after it run in this process, which has imported all they need.
+    """
     work_dir = tmp_path_factory.mktemp('sweep')
-    arguments = list(map(str, [config, *SEEDS, '--work-dir', work_dir, '--json', work_dir / 'found.json']))
-    with (work_dir / 'log.txt').open('w') as log:
-        command = [sys.executable, ROOT / 'tools/sweep.py', *arguments]
-        process = subprocess.Popen(command, cwd=mini_data, stdout=log, stderr=log, start_new_session=True)
-        while process.poll() is None and not list(work_dir.glob('seed_0/*/vis_data/scalars.json')):
+    arguments = [config, *SEEDS, '--work-dir', work_dir, '--json', work_dir / 'found.json']
+
+    def stop() -> None:
+        while not ended.is_set() and not list(work_dir.glob('seed_0/*/vis_data/scalars.json')):
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the whole process group
-        process.wait()
-    stopped = process.returncode, sorted(path.name for path in work_dir.glob('seed_0/*.pth'))
-    finished = tool('sweep.py', *arguments, cwd=mini_data)
-    assert finished.returncode == 0, finished.stdout[-3000:]
-    return work_dir, stopped, finished.stdout
+        if not ended.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    ended, thread = threading.Event(), threading.Thread(target=stop)
+    thread.start()
+    try:
+        code, printed = call('sweep.py', *arguments, cwd=data)
+    finally:
+        ended.set()
+        thread.join()
+    stopped = code, printed, sorted(path.name for path in work_dir.glob('seed_0/*.pth'))
+
+    def train(_: Trainings, command: list) -> object:
+        return call('train.py', *command[2:], cwd=data)[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainings, 'run', train)
+        code, printed = call('sweep.py', *arguments, cwd=data)
+    assert code == 0, printed
+    return work_dir, stopped, printed
 
 
 def test_a_signal_stops_the_run_in_progress_which_saves_first(swept):
-    work_dir, (code, checkpoints), _ = swept
+    code, printed, checkpoints = swept[1]
     assert code == 75
     assert 'interrupted.pth' in checkpoints
-    assert 'stopped at seed 0; the same command goes on from here' in (work_dir / 'log.txt').read_text()
+    assert 'stopped at seed 0; the same command goes on from here' in printed
 
 
 def lines(folder: Path) -> list[dict]:
@@ -94,7 +139,7 @@ def test_the_interrupted_seed_goes_on_and_every_step_of_each_seed_is_taken_once(
 def test_the_table_has_what_the_runs_logged_with_mean_deviation_and_range(swept):
     work_dir, _, printed = swept
     values = [[line[TOP1] for line in lines(work_dir / f'seed_{seed}') if TOP1 in line] for seed in (0, 7)]
-    assert [len(curve) for curve in values] == [3, 3]
+    assert [len(curve) for curve in values] == [2, 2]
     found = json.loads((work_dir / 'found.json').read_text())['sweeps'][str(work_dir)][TOP1]
     for kind, pair in dict(final=[c[-1] for c in values], best=[max(c) for c in values]).items():
         assert list(found[kind]['seeds'].values()) == pair
@@ -105,15 +150,15 @@ def test_the_table_has_what_the_runs_logged_with_mean_deviation_and_range(swept)
         assert f'| {pair[0]:.4g} | {pair[1]:.4g} |' in row and f'{min(pair):.4g} to {max(pair):.4g}' in row
 
 
-def test_complete_seeds_are_not_repeated_and_other_settings_are_refused(config, swept, tool, mini_data):
+def test_complete_seeds_are_not_repeated_and_other_settings_are_refused(config, swept, data):
     work_dir, _, printed = swept
     arguments = ['sweep.py', config, *SEEDS, '--work-dir', work_dir, '--cfg-options']
-    again = tool(*arguments, 'train_dataloader.num_workers=1', cwd=mini_data)
-    assert again.returncode == 0 and printed[printed.index('| score') :] in again.stdout
+    code, again = call(*arguments, 'train_dataloader.num_workers=1', cwd=data)
+    assert code == 0 and printed[printed.index('| score') :] in again
     assert len(list(work_dir.glob('seed_*/*/vis_data'))) == 3
-    other = tool(*arguments, 'optim_wrapper.optimizer.lr=0.01', cwd=mini_data)
-    assert other.returncode == 1
-    assert f'{work_dir} has a sweep with other settings, optim_wrapper.optimizer.lr: 0.0015 -> 0.01' in other.stdout
+    message = f'{work_dir} has a sweep with other settings, optim_wrapper.optimizer.lr: 0.0015 -> 0.01'
+    with pytest.raises(UserError, match=re.escape(message)):
+        call(*arguments, 'optim_wrapper.optimizer.lr=0.01', cwd=data)
 
 
 def test_tensorboard_reads_the_scalars_of_training_and_validation_in_one_curve_after_a_resume(swept):
@@ -127,7 +172,7 @@ def test_tensorboard_reads_the_scalars_of_training_and_validation_in_one_curve_a
         logged = [(line['step'], line[name]) for line in lines(folder) if name in line]
         assert [step for step, _ in curve] == [step for step, _ in logged]
         assert [value for _, value in curve] == pytest.approx([value for _, value in logged], rel=1e-6)
-    assert len(curves['loss']) == STEPS and len(curves[TOP1]) == 3
+    assert len(curves['loss']) == STEPS and len(curves[TOP1]) == 2
 
 
 def write_log(work_dir: Path, timestamp: str, *content: dict | str) -> None:
@@ -185,19 +230,117 @@ def test_several_sweeps_stand_side_by_side_with_their_differences_from_the_first
     assert len(widths) == 1 and len({line.count('|') for line in table(sweeps['a']).splitlines()}) == 1
 
 
-def test_a_report_trains_nothing_and_names_the_scores_that_there_are(tool, tmp_path):
+@pytest.fixture
+def reported(tmp_path) -> Path:
+    """A folder with two sweeps of two complete seeds each: ``one`` and ``other``."""
     for name, finals in dict(one=(0.4, 0.5), other=(0.6, 0.8)).items():
+        (tmp_path / name).mkdir()
+        check_settings(tmp_path / name, Config())
         for seed, run in runs(*finals).items():
-            (tmp_path / f'{name}/seed_{seed}').mkdir(parents=True)
+            begin_seed(tmp_path / name, seed)
+            (tmp_path / f'{name}/seed_{seed}').mkdir()
             (tmp_path / f'{name}/seed_{seed}/scores.json').write_text(json.dumps(run))
-    done = tool('sweep.py', '--report', 'one', 'other', '--scores', 'mAP', '--json', 'found.json', cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert '| mAP | final | 0.4 | 0.5 | 0.45 | 0.071 | 0.4 to 0.5 |' in done.stdout and '| loss' not in done.stdout
-    assert '+0.25 ± 0.11' in done.stdout
-    found = json.loads((tmp_path / 'found.json').read_text())['differences']['other']
+    return tmp_path
+
+
+def report(folder: Path, *arguments: object) -> str:
+    code, printed = call('sweep.py', '--report', *arguments, cwd=folder)
+    assert code == 0
+    return printed
+
+
+def test_a_report_trains_nothing_and_names_the_scores_that_there_are(reported):
+    printed = report(reported, 'one', 'other', '--scores', 'mAP', '--json', 'found.json')
+    assert '| mAP | final | 0.4 | 0.5 | 0.45 | 0.071 | 0.4 to 0.5 |' in printed and '| loss' not in printed
+    assert '+0.25 ± 0.11' in printed
+    found = json.loads((reported / 'found.json').read_text())['differences']['other']
     assert found['mAP']['final']['mean'] == pytest.approx(0.25)
-    wrong = tool('sweep.py', '--report', 'one', '--scores', 'mIoU', cwd=tmp_path)
-    assert wrong.returncode == 1 and 'one has no score mIoU; it has mAP, loss' in wrong.stdout
+    with pytest.raises(UserError, match='seed_0 has no score mIoU; it has loss, mAP'):
+        report(reported, 'one', '--scores', 'mAP', 'mIoU')
+
+
+def test_a_copy_of_a_seeds_folder_does_not_belong_to_the_sweep(reported):
+    before = report(reported, 'one')
+    for name in ('seed_0_old', 'seed_5'):
+        shutil.copytree(reported / 'one/seed_0', reported / 'one' / name)
+    assert report(reported, 'one') == before
+
+
+def test_a_report_of_named_seeds_has_these_alone(reported):
+    begin_seed(reported / 'one', 5)
+    shutil.copytree(reported / 'one/seed_1', reported / 'one/seed_5')
+    assert '| seed 0 | seed 1 | seed 5 |' in report(reported, 'one')
+    assert '| seed 0 | seed 5 | mean |' in report(reported, 'one', '--seeds', 0, 5)
+    with pytest.raises(UserError, match='one has no complete seed 7; it has 0, 1, 5'):
+        report(reported, 'one', '--seeds', 0, 7)
+
+
+def test_sweeps_of_one_name_are_told_apart_by_their_paths_and_one_sweep_is_not_compared_with_itself(reported):
+    (reported / 'more').mkdir()
+    shutil.copytree(reported / 'other', reported / 'more/one')
+    assert 'one: mean ± std | more/one: mean ± std | more/one - one |' in report(reported, 'one', 'more/one')
+    with pytest.raises(UserError, match='--report one more/../one names a folder twice'):
+        report(reported, 'one', 'more/../one')
+
+
+@pytest.mark.parametrize('content', ['', '{"settings": ', '[]', '{"settings": {}}'])
+def test_a_damaged_record_of_a_sweep_is_named_with_what_to_do(content, reported):
+    (reported / 'one/sweep.json').write_text(content)
+    message = 'one/sweep.json is damaged.* or begin another sweep with another --work-dir'
+    with pytest.raises(UserError, match=message):
+        report(reported, 'one')
+    with pytest.raises(UserError, match=message):
+        call('sweep.py', CLASSIFICATION, '--work-dir', 'one', cwd=reported)
+
+
+def test_damaged_scores_of_a_seed_are_named_with_what_to_do(reported):
+    (reported / 'one/seed_1/scores.json').write_text('[{"mAP": ')
+    with pytest.raises(UserError, match='one/seed_1/scores.json is damaged: remove it, and start the sweep again'):
+        report(reported, 'one')
+
+
+def test_a_run_that_the_sweep_has_not_begun_is_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / 'sw/seed_7/20260101_000000').mkdir(parents=True)  # by train.py, with another seed
+    message = re.escape(
+        'sw/seed_7 was not begun by this sweep, so its seed and settings may be others: move it (mv sw/'
+    )
+    for _ in range(2):
+        with pytest.raises(UserError, match=message):
+            call('sweep.py', CLASSIFICATION, *SEEDS, '--work-dir', 'sw', cwd=tmp_path)
+    assert not (tmp_path / 'sw/seed_0').exists()
+    check_seeds(tmp_path / 'sw', [0])
+    begin_seed(tmp_path / 'sw', 0)
+    (tmp_path / 'sw/seed_0/20260101_000000').mkdir(parents=True)
+    check_seeds(tmp_path / 'sw', [0])
+    with pytest.raises(UserError, match='seed_7 was not begun'):
+        begin_seed(tmp_path / 'sw', 7)
+
+
+def test_a_score_that_cannot_be_known_before_stops_the_sweep_after_its_first_seed(tmp_path, monkeypatch):
+    trained = []
+
+    def train(_: Trainings, command: list) -> int:
+        trained.append(Path(command[command.index('--work-dir') + 1]))
+        write_log(trained[-1], '20260101_000000', dict(val_loss=0.5, step=1))
+        return 0
+
+    monkeypatch.setattr(Trainings, 'run', train)
+    arguments = ['sweep.py', CLASSIFICATION, *SEEDS, '--work-dir', 'sw', '--scores']
+    with pytest.raises(UserError, match=r"sw/seed_0 has no score val_los.*'val_loss'.*; it has val_loss"):
+        call(*arguments, 'val_losss', cwd=tmp_path)
+    assert [path.name for path in trained] == ['seed_0']
+    code, printed = call(*arguments, 'val_loss', cwd=tmp_path)  # the seed is not lost
+    assert code == 0 and '| val_loss | final | 0.5 | 0.5 |' in printed
+    assert [path.name for path in trained] == ['seed_0', 'seed_7']
+
+
+def test_scores_are_refused_before_only_if_it_is_known_which_there_are(tmp_path):
+    cfg = Config.fromfile(CLASSIFICATION)
+    check_evaluator(cfg, [TOP1])
+    with pytest.raises(UserError, match='val_evaluator has no score accuracy/top2.*it has accuracy/top1'):
+        check_evaluator(cfg, [TOP1, 'accuracy/top2'])
+    cfg.val_evaluator = [cfg.val_evaluator, dict(type='DumpResults', out_file_path=f'{tmp_path}/x.pkl')]
+    check_evaluator(cfg, ['accuracy/top2'])  # of mmengine's metrics, it is not known what they give
 
 
 @pytest.mark.parametrize(
@@ -208,17 +351,21 @@ def test_a_report_trains_nothing_and_names_the_scores_that_there_are(tool, tmp_p
         (['--report', 'x'], 'name either a config or, with --report, folders of sweeps'),
         (['--cfg-options', 'randomness.seed=3'], 'randomness.seed: the seeds of a sweep are set by --seeds'),
         (['--cfg-options', 'val_dataloader=None'], 'has no val_dataloader and val_evaluator, whose scores a sweep'),
+        (['--json', '/proc/x.json'], 'cannot write to /proc: '),
+        (['--json', '.'], '--json . is a folder: name a file'),
+        (['--scores', TOP1, 'nosuch'], 'val_evaluator has no score nosuch; it has accuracy/top1, accuracy/top5'),
     ],
 )
-def test_a_wrong_command_is_refused_before_anything_is_trained(arguments, message, tool, tmp_path):
-    done = tool('sweep.py', CLASSIFICATION, *arguments, cwd=tmp_path)
-    assert done.returncode == 1 and message in done.stdout
+def test_a_wrong_command_is_refused_before_anything_is_trained(arguments, message, tmp_path):
+    with pytest.raises(UserError, match=re.escape(message)):
+        call('sweep.py', CLASSIFICATION, *arguments, cwd=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_settings_on_which_no_number_depends_may_change_and_the_others_may_not(tmp_path):
     cfg = Config(dict(model=dict(depth=1), train_dataloader=dict(batch_size=2, num_workers=4), randomness=dict(seed=0)))
     check_settings(tmp_path, cfg, gpus=None)
+    begin_seed(tmp_path, 0)
     cfg.merge_from_dict({'train_dataloader.num_workers': 8, 'randomness.seed': 5, 'work_dir': 'x'})
     check_settings(tmp_path, cfg, gpus=None)
     with pytest.raises(UserError, match='gpus: None -> 8'):
@@ -237,17 +384,17 @@ def test_a_second_sweep_in_the_same_folder_is_refused_while_a_training_of_a_kill
     pipe = (tmp_path / 'pipe').open('w')  # it opens when the training has begun to read
     os.kill(sweep, signal.SIGKILL)
     os.waitpid(sweep, 0)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.raises(UserError, match='another sweep is running there'):
         Trainings(tmp_path)
     pipe.close()  # the training ends
-    try:
-        for _ in range(1000):
-            with contextlib.suppress(UserError):
-                assert Trainings(tmp_path).run(['true']) == 0
-                return
-            time.sleep(0.05)
-        pytest.fail('the folder is still locked')
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    for _ in range(1000):
+        with contextlib.suppress(UserError), Trainings(tmp_path) as trainings:
+            assert trainings.run(['true']) == 0
+            return
+        time.sleep(0.05)
+    pytest.fail('the folder is still locked')
+
+
+def test_a_training_is_not_in_the_process_group_to_which_ctrl_c_goes(tmp_path):
+    with Trainings(tmp_path) as trainings:
+        assert trainings.run([sys.executable, '-c', 'import os; assert os.getpgid(0) == os.getpid()']) == 0

@@ -9,6 +9,7 @@ import math
 import pickle
 import re
 import shutil
+import subprocess
 import sys
 from collections import OrderedDict
 from importlib.metadata import version
@@ -24,9 +25,9 @@ from pycocotools.cocoeval import COCOeval
 
 from backbones.errors import UserError
 from docs import check_records
-from docs.check_records import add, problems
+from docs.check_records import IMAGES, add
 from docs.model_table import our_scores
-from mmengine_plugin.provenance import identity
+from mmengine_plugin.provenance import git_state, identity
 from tests.conftest import DETECTION, FAST, SEGMENTATION, TWELVE_ITERATIONS, TWO_EPOCHS
 
 
@@ -200,6 +201,11 @@ def published(segmentor, segmentation_test, tmp_path_factory):
     return record, work_dir / 'test/record.json', work_dir / 'iter_12.pth', root
 
 
+def problems(*arguments, **options) -> list[str]:
+    """What is wrong with a record of the mini data set, whose test set has two images."""
+    return check_records.problems(*arguments, **options, images=dict(mmseg=2))
+
+
 # what is changed in a good record, by its dotted path, and the only problem that is found then
 REFUSALS = [
     ({'config.path': 'configs/mini/../../mine.py'}, 'its config configs/mini/../../mine.py is none of this repository'),
@@ -213,7 +219,22 @@ REFUSALS = [
     ({'training.logs.0.sha256': 'ab' * 32}, 'has changed since the test'),
     ({'training.logs': []}, 'scalars.json is missing: put it beside the checkpoint'),
     ({'test.dirty': True}, 'the test of 2'),
+    ({'test.dirty': None}, 'the test of 2'),
     ({'test.commit': None}, 'is unknown: repeat it in a checkout, with git installed'),
+    ({'images': 1}, 'its test had 1 images, and the official test set has '),
+    ({'annotations': None}, 'its annotations are unknown'),
+]
+# what is no record at all, and the key that the message names
+MALFORMED = [
+    ({'test': {}}, 'test.date'),
+    ({'training': None}, 'training'),
+    ({'training.starts.0.devices': 'x'}, 'training.starts.0.devices'),
+    ({'training.starts.0.devices': {'GPU': 'x'}}, 'training.starts.0.devices.GPU'),
+    ({'training.starts.0.log': '../../vis_data/scalars.json'}, 'training.starts.0.log'),
+    ({'test.commit': '--all'}, 'test.commit'),
+    ({'checkpoint.sha256': ''}, 'checkpoint.sha256'),
+    ({'annotations': {}}, 'annotations.file'),
+    ({'scores.mIoU': 'good'}, 'scores.mIoU'),
 ]
 # the same for what the checkpoint says, too, which would otherwise differ from the record
 REFUSALS_OF_TRAINING = [
@@ -240,10 +261,21 @@ def test_a_record_is_good_or_is_refused_for_the_one_thing_that_is_wrong(publishe
     good, path, checkpoint, root = published
     write(path, good, {})
     assert problems(path, checkpoint, root) == []
+    assert IMAGES == dict(mmdet=5000, mmseg=2000, mmengine=50000)  # of the official test sets
+    (problem,) = check_records.problems(path, checkpoint, root)
+    assert problem.endswith('and the official test set has 2000')
+    for changes, key in MALFORMED:
+        write(path, good, changes)
+        with pytest.raises(UserError, match=f'is no record of tools/test.py: it lacks {key}, or that has another form'):
+            problems(path, checkpoint, root)
     for changes, message in REFUSALS:
         write(path, good, changes)
         (problem,) = problems(path, checkpoint, root)
         assert message in problem, changes
+    write(path, good, {'scores': {'mIoU': good['scores']['mIoU']}})
+    assert problems(path, checkpoint, root) == [
+        'it lacks scores of the last validation in the training log: aAcc, mAcc'
+    ]
     for changes, message in REFUSALS_OF_TRAINING:
         write(path, good, changes)
         found = problems(path, None, root)
@@ -262,9 +294,51 @@ def test_settings_are_compared_one_by_one_unless_no_result_depends_on_them(publi
     assert [problem.split(', and')[0] for problem in problems(path, None, root)] == [
         f'optim_wrapper.optimizer.lr was 0.004 in {what}' for what in ('the test', 'the training from iteration 0 on')
     ]
-    write(path, good, {'config.text': 'print(1)'})
-    with pytest.raises(UserError, match='the text of a config in it cannot be read'):
+    text = texts['config.text']
+    for wrong, message in (
+        ('print(1)', 'Expr'),
+        (f'optim_wrapper = dict(clip_grad=None)\n{text}', 'optim_wrapper is set twice'),
+        (text.replace('lr=0.002', 'lr=0.004, lr=0.002'), 'optim_wrapper.optimizer.lr is set twice'),
+    ):
+        write(path, good, {'config.text': wrong})
+        with pytest.raises(UserError, match=f'the text of a config in it cannot be read .*{message}'):
+            problems(path, None, root)
+    write(path, good, {'training.starts.0.config': texts['training.starts.0.config'].replace('batch_size=', 'batch=')})
+    with pytest.raises(UserError, match=r'training.starts.0.config of the record does not say train_dataloader.batch'):
         problems(path, None, root)
+
+
+def test_a_run_that_resume_began_from_other_weights_is_refused_and_a_later_start_is_not(published):
+    good, path, _, root = published
+    text = good['training']['starts'][0]['config']
+    resumed = text.replace('resume = False', 'resume = True')
+    begun = resumed.replace("dict(type='ResumeHook')", "dict(load_from='other.pth', type='ResumeHook')")
+    named = resumed.replace('load_from = None', "load_from = 'other.pth'")  # --resume other.pth
+    assert len({text, resumed, begun, named}) == 4
+    said = "load_from was 'other.pth' in the training from iteration 0 on, and is None in "
+    for config, expected in ((resumed, []), (begun, [said]), (named, [said])):
+        write(path, good, {'training.starts.0.config': config})
+        found = problems(path, None, root)
+        assert len(found) == len(expected) and all(map(str.startswith, found, expected)), config
+    first = good['training']['starts'][0]
+    later = [first | dict(config=config, iteration=6) for config in (begun, named)]
+    write(path, good, {'training.starts': [first, *later]})
+    assert problems(path, None, root) == []
+
+
+@pytest.mark.skipif(shutil.which('git') is None, reason='git is not installed')
+def test_a_commit_that_a_checkout_has_not_is_refused(published, tmp_path):
+    good, path, _, root = published
+    shutil.copytree(root, tmp_path / 'checkout')
+    author = ['-c', 'user.name=a', '-c', 'user.email=a@example.org', '-c', 'commit.gpgsign=false']
+    for command in (['init'], ['add', '.'], ['commit', '-m', 'a']):
+        subprocess.run(['git', *author, *command], cwd=tmp_path / 'checkout', check=True, capture_output=True)
+    commit, _ = git_state(tmp_path / 'checkout')
+    write(path, good, {'test.commit': commit, 'training.starts.0.commit': commit})
+    assert problems(path, None, tmp_path / 'checkout') == []
+    write(path, good, {'test.commit': commit})
+    (problem,) = problems(path, None, tmp_path / 'checkout')
+    assert problem.startswith(f'the commit {"0" * 40} of the training of ') and 'is not in this repository' in problem
 
 
 def test_a_good_record_is_copied_to_the_tables_with_its_log_and_its_score(published, tmp_path, monkeypatch):

@@ -156,7 +156,9 @@ VARIATIONS = {
 }
 
 
-@pytest.mark.parametrize('name', VARIATIONS)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=[] if name.startswith('fp16') else pytest.mark.full_size) for name in VARIATIONS]
+)
 def test_a_sharded_run_equals_that_of_ddp_to_the_last_bit_also_if_it_is_killed(name, tmp_path):
     """Without clipping, two processes add the same two numbers for each gradient, and a step is elementwise.
 
@@ -222,7 +224,7 @@ def test_checkpoints_are_those_of_ddp_in_keys_types_shapes_and_values(name, plai
             assert differences(state, states[1][number]) == []
 
 
-@pytest.mark.parametrize('moment', ['before_train_iter', 'after_val_iter'])
+@pytest.mark.parametrize('moment', ['before_train_iter', pytest.param('after_val_iter', marks=pytest.mark.full_size)])
 def test_a_signal_to_one_process_lets_all_save_one_whole_checkpoint(moment, plain, tmp_path):
     """In a validation, each process has all weights, and with an EMAHook their average in place of them."""
     hooks = [RESUME, *([dict(type='EMAHook', momentum=0.3)] if moment == 'after_val_iter' else [])]
@@ -237,6 +239,7 @@ def test_a_signal_to_one_process_lets_all_save_one_whole_checkpoint(moment, plai
     assert differences(end_state(whole), end_state(tmp_path / 'run')) == []
 
 
+@pytest.mark.full_size
 def test_a_sharded_run_and_one_with_ddp_go_on_from_each_others_checkpoints(plain, tmp_path):
     for wrapper, other in ((DDP, SHARDED), (SHARDED, DDP)):
         run = tmp_path / wrapper
@@ -249,7 +252,7 @@ def test_a_sharded_run_and_one_with_ddp_go_on_from_each_others_checkpoints(plain
     assert held['bytes'] < 0.6 * whole['bytes']
 
 
-@pytest.mark.parametrize('processes', [1, 3])
+@pytest.mark.parametrize('processes', [1, pytest.param(3, marks=pytest.mark.full_size)])
 def test_another_number_of_processes_goes_on_from_a_sharded_checkpoint(processes, plain, tmp_path):
     cfg = blocks(tmp_path / 'run', resume=True)
     cfg.load_from = str(plain[SHARDED] / 'iter_8.pth')
