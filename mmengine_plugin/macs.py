@@ -23,9 +23,9 @@ SHAPES = dict(mmdet=(800, 1280), mmseg=(512, 2048))  # height and width in the p
 # What the convention leaves out: elementwise operators, reductions, pooling, sorting, operators on boxes, and the
 # weights that interpolate positions and the kernels of S4ND, which do not depend on the image.
 UNCOUNTED = set(
-    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ argmax cos div '
-    'exp expand_as eye feature_dropout fill_ flip gelu glu im2col linspace log log2 lt mT max_pool2d mean '
-    'meshgrid mul ne neg new_ones one_hot ones_like pad pow repeat rsub s4nd_toeplitz sigmoid silu sin '
+    'PythonOp.NMSop PythonOp.RoIAlignFunction _shape_as_tensor _upsample_bicubic2d_aa add add_ argmax cos cumsum div '
+    'exp expand_as eye feature_dropout fill_ flip gelu glu im2col linspace log log2 lt mT masked_fill_ max_pool2d '
+    'mean meshgrid mul ne neg new_ones one_hot ones_like pad pow repeat rsub s4nd_toeplitz sigmoid silu sin '
     'softmax sort sqrt square sub sum topk unflatten unfold upsample_bicubic2d'.split()
 )
 
